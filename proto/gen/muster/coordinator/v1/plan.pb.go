@@ -9,6 +9,7 @@
 package coordinatorv1
 
 import (
+	v1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -593,7 +594,9 @@ type Action struct {
 	// method as a full name: muster.agent.v1.ContainerService/CreateContainer.
 	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
 	// request is the serialized request message without its operation.
-	Request       []byte `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
+	Request []byte `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
+	// effect of the method, as its access rule declares it: an open action without effect is given up at once when its step is not wanted any more.
+	Effect        v1.Effect `protobuf:"varint,3,opt,name=effect,proto3,enum=muster.access.v1.Effect" json:"effect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -640,6 +643,13 @@ func (x *Action) GetRequest() []byte {
 		return x.Request
 	}
 	return nil
+}
+
+func (x *Action) GetEffect() v1.Effect {
+	if x != nil {
+		return x.Effect
+	}
+	return v1.Effect(0)
 }
 
 // Undo is one action that takes a step back.
@@ -792,7 +802,7 @@ var File_muster_coordinator_v1_plan_proto protoreflect.FileDescriptor
 
 const file_muster_coordinator_v1_plan_proto_rawDesc = "" +
 	"\n" +
-	" muster/coordinator/v1/plan.proto\x12\x15muster.coordinator.v1\x1a\x1egoogle/protobuf/duration.proto\"\xac\x03\n" +
+	" muster/coordinator/v1/plan.proto\x12\x15muster.coordinator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dmuster/access/v1/access.proto\"\xac\x03\n" +
 	"\x04Plan\x12\x1c\n" +
 	"\tprocedure\x18\x01 \x01(\tR\tprocedure\x12\x14\n" +
 	"\x05title\x18\x02 \x01(\tR\x05title\x121\n" +
@@ -832,10 +842,11 @@ const file_muster_coordinator_v1_plan_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"retryDelay\x12/\n" +
 	"\x04undo\x18\v \x03(\v2\x1b.muster.coordinator.v1.UndoR\x04undo\x12&\n" +
-	"\x0fkeep_on_failure\x18\f \x01(\bR\rkeepOnFailure\":\n" +
+	"\x0fkeep_on_failure\x18\f \x01(\bR\rkeepOnFailure\"l\n" +
 	"\x06Action\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x18\n" +
-	"\arequest\x18\x02 \x01(\fR\arequest\"\x9c\x01\n" +
+	"\arequest\x18\x02 \x01(\fR\arequest\x120\n" +
+	"\x06effect\x18\x03 \x01(\x0e2\x18.muster.access.v1.EffectR\x06effect\"\x9c\x01\n" +
 	"\x04Undo\x12\x14\n" +
 	"\x05title\x18\x01 \x01(\tR\x05title\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x125\n" +
@@ -885,6 +896,7 @@ var file_muster_coordinator_v1_plan_proto_goTypes = []any{
 	(*Undo)(nil),                // 7: muster.coordinator.v1.Undo
 	(*FailureBudget)(nil),       // 8: muster.coordinator.v1.FailureBudget
 	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
+	(v1.Effect)(0),              // 10: muster.access.v1.Effect
 }
 var file_muster_coordinator_v1_plan_proto_depIdxs = []int32{
 	5,  // 0: muster.coordinator.v1.Plan.steps:type_name -> muster.coordinator.v1.Step
@@ -898,14 +910,15 @@ var file_muster_coordinator_v1_plan_proto_depIdxs = []int32{
 	9,  // 8: muster.coordinator.v1.Step.delay:type_name -> google.protobuf.Duration
 	9,  // 9: muster.coordinator.v1.Step.retry_delay:type_name -> google.protobuf.Duration
 	7,  // 10: muster.coordinator.v1.Step.undo:type_name -> muster.coordinator.v1.Undo
-	6,  // 11: muster.coordinator.v1.Undo.action:type_name -> muster.coordinator.v1.Action
-	9,  // 12: muster.coordinator.v1.Undo.timeout:type_name -> google.protobuf.Duration
-	1,  // 13: muster.coordinator.v1.FailureBudget.failure_action:type_name -> muster.coordinator.v1.FailureAction
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	10, // 11: muster.coordinator.v1.Action.effect:type_name -> muster.access.v1.Effect
+	6,  // 12: muster.coordinator.v1.Undo.action:type_name -> muster.coordinator.v1.Action
+	9,  // 13: muster.coordinator.v1.Undo.timeout:type_name -> google.protobuf.Duration
+	1,  // 14: muster.coordinator.v1.FailureBudget.failure_action:type_name -> muster.coordinator.v1.FailureAction
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_muster_coordinator_v1_plan_proto_init() }

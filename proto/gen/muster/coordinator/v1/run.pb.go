@@ -217,7 +217,9 @@ type Run struct {
 	// activate_release of the plan.
 	ActivateRelease uint64 `protobuf:"varint,20,opt,name=activate_release,json=activateRelease,proto3" json:"activate_release,omitempty"`
 	// paused_at while paused: resuming shifts the deadlines.
-	PausedAt      *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=paused_at,json=pausedAt,proto3" json:"paused_at,omitempty"`
+	PausedAt *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=paused_at,json=pausedAt,proto3" json:"paused_at,omitempty"`
+	// committed says that the release is in place and only clean-up is left: the run cannot be taken back any more.
+	Committed     bool `protobuf:"varint,22,opt,name=committed,proto3" json:"committed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -399,6 +401,13 @@ func (x *Run) GetPausedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Run) GetCommitted() bool {
+	if x != nil {
+		return x.Committed
+	}
+	return false
+}
+
 // StepStatus is the state of one step of a run. Undo steps have ids that begin with "undo/".
 type StepStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -436,8 +445,10 @@ type StepStatus struct {
 	Result []byte `protobuf:"bytes,16,opt,name=result,proto3" json:"result,omitempty"`
 	// unreachable_since is set while the leader cannot reach the host of an open operation.
 	UnreachableSince *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=unreachable_since,json=unreachableSince,proto3" json:"unreachable_since,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// dispatched says that the operation may have reached its host in some attempt, so that its step must be undone.
+	Dispatched    bool `protobuf:"varint,18,opt,name=dispatched,proto3" json:"dispatched,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StepStatus) Reset() {
@@ -589,6 +600,13 @@ func (x *StepStatus) GetUnreachableSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *StepStatus) GetDispatched() bool {
+	if x != nil {
+		return x.Dispatched
+	}
+	return false
+}
+
 // Blocker says why a run does not move.
 type Blocker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -675,7 +693,7 @@ var File_muster_coordinator_v1_run_proto protoreflect.FileDescriptor
 
 const file_muster_coordinator_v1_run_proto_rawDesc = "" +
 	"\n" +
-	"\x1fmuster/coordinator/v1/run.proto\x12\x15muster.coordinator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmuster/agent/v1/operation.proto\"\xea\x05\n" +
+	"\x1fmuster/coordinator/v1/run.proto\x12\x15muster.coordinator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmuster/agent/v1/operation.proto\"\x88\x06\n" +
 	"\x03Run\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tprocedure\x18\x02 \x01(\tR\tprocedure\x12\x14\n" +
@@ -702,7 +720,8 @@ const file_muster_coordinator_v1_run_proto_rawDesc = "" +
 	"\brevision\x18\x12 \x01(\x04R\brevision\x12!\n" +
 	"\fcancelled_by\x18\x13 \x01(\tR\vcancelledBy\x12)\n" +
 	"\x10activate_release\x18\x14 \x01(\x04R\x0factivateRelease\x127\n" +
-	"\tpaused_at\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\bpausedAt\"\xa3\x05\n" +
+	"\tpaused_at\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\bpausedAt\x12\x1c\n" +
+	"\tcommitted\x18\x16 \x01(\bR\tcommitted\"\xc3\x05\n" +
 	"\n" +
 	"StepStatus\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x17\n" +
@@ -725,7 +744,10 @@ const file_muster_coordinator_v1_run_proto_rawDesc = "" +
 	"\x05group\x18\x0e \x01(\tR\x05group\x12\x1a\n" +
 	"\brevision\x18\x0f \x01(\x04R\brevision\x12\x16\n" +
 	"\x06result\x18\x10 \x01(\fR\x06result\x12G\n" +
-	"\x11unreachable_since\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x10unreachableSince\"\xba\x01\n" +
+	"\x11unreachable_since\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x10unreachableSince\x12\x1e\n" +
+	"\n" +
+	"dispatched\x18\x12 \x01(\bR\n" +
+	"dispatched\"\xba\x01\n" +
 	"\aBlocker\x12\x18\n" +
 	"\asummary\x18\x01 \x01(\tR\asummary\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
