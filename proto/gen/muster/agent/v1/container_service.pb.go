@@ -1220,7 +1220,9 @@ type RemoveContainerRequest struct {
 	// operation of the request.
 	Operation *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
 	// name of the container.
-	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// own_run_only leaves a container alone that another run than the operation's created.
+	OwnRunOnly    bool `protobuf:"varint,3,opt,name=own_run_only,json=ownRunOnly,proto3" json:"own_run_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1267,6 +1269,13 @@ func (x *RemoveContainerRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *RemoveContainerRequest) GetOwnRunOnly() bool {
+	if x != nil {
+		return x.OwnRunOnly
+	}
+	return false
 }
 
 // RemoveContainerResponse is empty.
@@ -1379,10 +1388,12 @@ const file_muster_agent_v1_container_service_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12/\n" +
 	"\x05grace\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"4\n" +
 	"\x15StopContainerResponse\x12\x1b\n" +
-	"\texit_code\x18\x01 \x01(\x05R\bexitCode\"f\n" +
+	"\texit_code\x18\x01 \x01(\x05R\bexitCode\"\x88\x01\n" +
 	"\x16RemoveContainerRequest\x128\n" +
 	"\toperation\x18\x01 \x01(\v2\x1a.muster.agent.v1.OperationR\toperation\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\x19\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
+	"\fown_run_only\x18\x03 \x01(\bR\n" +
+	"ownRunOnly\"\x19\n" +
 	"\x17RemoveContainerResponse2\xcb\t\n" +
 	"\x10ContainerService\x12l\n" +
 	"\x0eListContainers\x12&.muster.agent.v1.ListContainersRequest\x1a'.muster.agent.v1.ListContainersResponse\"\t\xca\xf3\x18\x05\n" +

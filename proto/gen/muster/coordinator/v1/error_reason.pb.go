@@ -87,6 +87,8 @@ const (
 	ErrorReason_ERROR_REASON_STALE ErrorReason = 29
 	// ERROR_REASON_POLICY means that a host's own policy forbids what was asked.
 	ErrorReason_ERROR_REASON_POLICY ErrorReason = 30
+	// ERROR_REASON_RATE_LIMITED means that the caller calls the method too often; the metadata has retry_after.
+	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 31
 )
 
 // Enum value maps for ErrorReason.
@@ -123,6 +125,7 @@ var (
 		28: "ERROR_REASON_REQUEST_REUSED",
 		29: "ERROR_REASON_STALE",
 		30: "ERROR_REASON_POLICY",
+		31: "ERROR_REASON_RATE_LIMITED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":       0,
@@ -156,6 +159,7 @@ var (
 		"ERROR_REASON_REQUEST_REUSED":    28,
 		"ERROR_REASON_STALE":             29,
 		"ERROR_REASON_POLICY":            30,
+		"ERROR_REASON_RATE_LIMITED":      31,
 	}
 )
 
@@ -190,7 +194,7 @@ var File_muster_coordinator_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_muster_coordinator_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"(muster/coordinator/v1/error_reason.proto\x12\x15muster.coordinator.v1*\xba\a\n" +
+	"(muster/coordinator/v1/error_reason.proto\x12\x15muster.coordinator.v1*\xd9\a\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_STACK_INVALID\x10\x01\x12 \n" +
@@ -223,7 +227,8 @@ const file_muster_coordinator_v1_error_reason_proto_rawDesc = "" +
 	"\x16ERROR_REASON_COMPACTED\x10\x1b\x12\x1f\n" +
 	"\x1bERROR_REASON_REQUEST_REUSED\x10\x1c\x12\x16\n" +
 	"\x12ERROR_REASON_STALE\x10\x1d\x12\x17\n" +
-	"\x13ERROR_REASON_POLICY\x10\x1eB\xee\x01\n" +
+	"\x13ERROR_REASON_POLICY\x10\x1e\x12\x1d\n" +
+	"\x19ERROR_REASON_RATE_LIMITED\x10\x1fB\xee\x01\n" +
 	"\x19com.muster.coordinator.v1B\x10ErrorReasonProtoP\x01ZIgithub.com/spheroseg/muster/proto/gen/muster/coordinator/v1;coordinatorv1\xa2\x02\x03MCX\xaa\x02\x15Muster.Coordinator.V1\xca\x02\x15Muster\\Coordinator\\V1\xe2\x02!Muster\\Coordinator\\V1\\GPBMetadata\xea\x02\x17Muster::Coordinator::V1b\x06proto3"
 
 var (

@@ -650,7 +650,9 @@ type Meta struct {
 	// index of the last command.
 	Index uint64 `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
 	// authority of the cluster.
-	Authority     *Authority `protobuf:"bytes,7,opt,name=authority,proto3" json:"authority,omitempty"`
+	Authority *Authority `protobuf:"bytes,7,opt,name=authority,proto3" json:"authority,omitempty"`
+	// requests that are remembered.
+	Requests      uint64 `protobuf:"varint,8,opt,name=requests,proto3" json:"requests,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -732,6 +734,13 @@ func (x *Meta) GetAuthority() *Authority {
 		return x.Authority
 	}
 	return nil
+}
+
+func (x *Meta) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
 }
 
 // PlanRecord is the plan of a run.
@@ -1246,7 +1255,7 @@ const file_muster_raft_v1_record_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x16\n" +
 	"\x06result\x18\x03 \x01(\fR\x06result\x12*\n" +
 	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
-	"\x05index\x18\x05 \x01(\x04R\x05index\"\xf3\x01\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\"\x8f\x02\n" +
 	"\x04Meta\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12!\n" +
@@ -1255,7 +1264,8 @@ const file_muster_raft_v1_record_proto_rawDesc = "" +
 	"\x06engine\x18\x04 \x01(\tR\x06engine\x12,\n" +
 	"\x03now\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x12\x14\n" +
 	"\x05index\x18\x06 \x01(\x04R\x05index\x127\n" +
-	"\tauthority\x18\a \x01(\v2\x19.muster.raft.v1.AuthorityR\tauthority\"T\n" +
+	"\tauthority\x18\a \x01(\v2\x19.muster.raft.v1.AuthorityR\tauthority\x12\x1a\n" +
+	"\brequests\x18\b \x01(\x04R\brequests\"T\n" +
 	"\n" +
 	"PlanRecord\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12/\n" +

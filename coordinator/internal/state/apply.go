@@ -1,0 +1,192 @@
+package state
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
+	raftv1 "github.com/spheroseg/muster/proto/gen/muster/raft/v1"
+)
+
+const (
+	// CommandVersion is the version of the commands that this program writes and reads.
+	CommandVersion = 1
+
+	requestsKept = 100000
+	requestAge   = 24 * time.Hour
+)
+
+// refusal is a command that cannot be applied: nothing changes, and everybody who replays the log refuses it likewise.
+type refusal struct {
+	reason  coordinatorv1.ErrorReason
+	message string
+}
+
+func (r *refusal) Error() string { return r.message }
+
+func refuse(reason coordinatorv1.ErrorReason, format string, args ...any) error {
+	return &refusal{reason: reason, message: fmt.Sprintf(format, args...)}
+}
+
+// Apply applies the command at a raft index. A command that it does not know stops the program: skipping it would let this replica diverge.
+func (s *State) Apply(index uint64, command *raftv1.Command) *raftv1.Result {
+	if command.GetVersion() != CommandVersion {
+		panic(fmt.Sprintf("state: command %d has version %d; this program knows version %d only", index, command.GetVersion(), CommandVersion))
+	}
+	before := s.View()
+	txn := s.db.Txn(true)
+	c := &change{txn: txn, index: index, actor: command.GetActor(), meta: clone(before.Meta())}
+	c.now = command.GetNow().AsTime()
+	if last := c.meta.GetNow().AsTime(); c.now.Before(last) {
+		c.now = last
+	}
+	c.meta.Now, c.meta.Index = c.stamp(), index
+
+	digest := commandDigest(command)
+	if replayed := replay(c.view(), command.GetRequestId(), digest); replayed != nil {
+		txn.Abort()
+		s.remember(index, c.meta)
+		return replayed
+	}
+	result, err := c.dispatch(command)
+	if err != nil {
+		// The command is refused as a whole: what it had written goes with the transaction.
+		txn.Abort()
+		s.remember(index, c.meta)
+		return refused(err)
+	}
+	c.rememberRequest(command.GetRequestId(), digest, result)
+	c.put(tableMeta, "meta", c.meta)
+	txn.Commit()
+	s.publish(index, c.events)
+	return result
+}
+
+// remember advances the index and the clock without any other change.
+func (s *State) remember(index uint64, meta *raftv1.Meta) {
+	txn := s.db.Txn(true)
+	c := &change{txn: txn, index: index}
+	c.put(tableMeta, "meta", meta)
+	txn.Commit()
+	s.publish(index, nil)
+}
+
+func refused(err error) *raftv1.Result {
+	r, ok := err.(*refusal) //nolint:errorlint // Refusals are made in this package and never wrapped.
+	if !ok {
+		r = &refusal{reason: coordinatorv1.ErrorReason_ERROR_REASON_UNSPECIFIED, message: err.Error()}
+	}
+	return &raftv1.Result{Error: &raftv1.CommandError{Reason: int32(r.reason), Message: r.message}}
+}
+
+func (c *change) dispatch(command *raftv1.Command) (*raftv1.Result, error) {
+	switch op := command.GetOp().(type) {
+	case *raftv1.Command_Bootstrap:
+		return c.bootstrap(op.Bootstrap)
+	case *raftv1.Command_PutToken:
+		return c.putToken(op.PutToken)
+	case *raftv1.Command_Join:
+		return c.join(op.Join)
+	case *raftv1.Command_UpdateHosts:
+		return c.updateHosts(op.UpdateHosts)
+	case *raftv1.Command_TakeOver:
+		return c.takeOver(op.TakeOver)
+	case *raftv1.Command_StartRun:
+		return c.startRun(op.StartRun)
+	case *raftv1.Command_RecordOutcomes:
+		return c.recordOutcomes(op.RecordOutcomes)
+	case *raftv1.Command_Tick:
+		return c.tick(op.Tick)
+	case *raftv1.Command_ControlRun:
+		return c.controlRun(op.ControlRun)
+	case *raftv1.Command_PutSecret:
+		return c.putSecret(op.PutSecret)
+	default:
+		panic(fmt.Sprintf("state: command %d is of a kind that this program does not know (%T): run a version of it that does", c.index, op))
+	}
+}
+
+// commandDigest identifies what a command asks for, whenever it is asked.
+func commandDigest(command *raftv1.Command) []byte {
+	if command.GetRequestId() == "" {
+		return nil
+	}
+	timeless := clone(command)
+	timeless.Now = nil
+	if start := timeless.GetStartRun(); start != nil {
+		// The same request may be planned again on another coordinator; what identifies it is the plan.
+		timeless.Op = &raftv1.Command_StartRun{StartRun: &raftv1.StartRun{
+			Plan: &coordinatorv1.Plan{Hash: start.GetPlan().GetHash(), Stack: start.GetPlan().GetStack()}, Reason: start.GetReason(),
+		}}
+	}
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(timeless)
+	if err != nil {
+		panic("state: marshal a command: " + err.Error())
+	}
+	sum := sha256.Sum256(raw)
+	return sum[:]
+}
+
+// replay returns the first result of a request that was seen before; nil for a new one.
+func replay(v *View, id string, digest []byte) *raftv1.Result {
+	if id == "" {
+		return nil
+	}
+	seen := v.Request(id)
+	if seen == nil {
+		return nil
+	}
+	if !bytes.Equal(seen.GetDigest(), digest) {
+		return refused(refuse(coordinatorv1.ErrorReason_ERROR_REASON_REQUEST_REUSED,
+			"request id %q was used for another request: use a new one", id))
+	}
+	result := &raftv1.Result{}
+	if err := proto.Unmarshal(seen.GetResult(), result); err != nil {
+		panic("state: the result of a request is not readable: " + err.Error())
+	}
+	result.Replayed = true
+	return result
+}
+
+// rememberRequest keeps the result of a request for a day, of at most requestsKept requests.
+func (c *change) rememberRequest(id string, digest []byte, result *raftv1.Result) {
+	if id == "" {
+		return
+	}
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(result)
+	if err != nil {
+		panic("state: marshal a result: " + err.Error())
+	}
+	c.put(tableRequest, id, &raftv1.Request{Id: id, Digest: digest, Result: raw, At: c.stamp(), Index: c.index})
+	c.meta.Requests++
+	it, err := c.txn.Get(tableRequest, indexOrder+"_prefix", "")
+	if err != nil {
+		panic("state: list requests: " + err.Error())
+	}
+	var old []*raftv1.Request
+	for next := it.Next(); next != nil; next = it.Next() {
+		request := next.(*raftv1.Request)
+		if c.meta.GetRequests()-uint64(len(old)) <= requestsKept && c.now.Sub(request.GetAt().AsTime()) <= requestAge {
+			break
+		}
+		old = append(old, request)
+	}
+	for _, request := range old {
+		c.drop(tableRequest, request.GetId(), request)
+		c.meta.Requests--
+	}
+}
+
+// Request that was seen, by its id; nil if there is none.
+func (v *View) Request(id string) *raftv1.Request {
+	return first[*raftv1.Request](v, tableRequest, indexID, id)
+}
+
+func later(t *timestamppb.Timestamp, d time.Duration) *timestamppb.Timestamp {
+	return timestamppb.New(t.AsTime().Add(d))
+}

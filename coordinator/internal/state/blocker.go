@@ -1,0 +1,82 @@
+package state
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
+)
+
+// Blockers say why a run does not move: what blocks it, since when, what unblocks it, and what happens by itself and when. A run that moves
+// has none.
+func (v *View) Blockers(runID string) []*coordinatorv1.Blocker {
+	run := v.Run(runID)
+	if run == nil || Terminal(run.GetState()) {
+		return nil
+	}
+	switch run.GetState() {
+	case coordinatorv1.RunState_RUN_STATE_PAUSED:
+		return []*coordinatorv1.Blocker{{
+			Summary: run.GetCause(), Since: run.GetPausedAt(),
+			Unblocks: fmt.Sprintf("`musterctl run resume %s` goes on, `musterctl run cancel %s` takes it back", runID, runID),
+			Next:     "nothing happens by itself while it is paused",
+		}}
+	case coordinatorv1.RunState_RUN_STATE_NEEDS_HUMAN:
+		return []*coordinatorv1.Blocker{{
+			Summary: run.GetCause(), Since: v.lastChange(runID),
+			Unblocks: fmt.Sprintf("remove the cause, then `musterctl run resume %s` tries again; `musterctl run cancel %s` leaves everything as it is now", runID, runID),
+			Next:     "nothing happens by itself: a rollback is never rolled back; its locks stay held",
+		}}
+	}
+	return v.stepBlockers(run)
+}
+
+func (v *View) lastChange(runID string) *timestamppb.Timestamp {
+	var last *timestamppb.Timestamp
+	for _, step := range v.Steps(runID) {
+		if at := step.GetFinishedAt(); at != nil && at.AsTime().After(last.AsTime()) {
+			last = at
+		}
+	}
+	return last
+}
+
+func (v *View) stepBlockers(run *coordinatorv1.Run) []*coordinatorv1.Blocker {
+	var found []*coordinatorv1.Blocker
+	after := "the run is taken back"
+	if run.GetState() == coordinatorv1.RunState_RUN_STATE_ROLLING_BACK {
+		after = "the rollback stops and asks"
+	}
+	moving, waiting := false, (*coordinatorv1.StepStatus)(nil)
+	for _, step := range v.Steps(run.GetId()) {
+		switch {
+		case open(step.GetState()) && step.GetUnreachableSince() != nil:
+			found = append(found, &coordinatorv1.Blocker{
+				Summary: fmt.Sprintf("host %s does not answer: %s", step.GetHost(), step.GetTitle()), Since: step.GetUnreachableSince(),
+				Unblocks: fmt.Sprintf("start the agent on %s, or repair its network; the step then goes on by itself", step.GetHost()),
+				Next:     after, NextAt: run.GetDeadline(),
+			})
+		case step.GetState() == coordinatorv1.StepState_STEP_STATE_UNKNOWN:
+			found = append(found, &coordinatorv1.Blocker{
+				Summary: "no outcome in time: " + step.GetTitle(), Since: step.GetDeadline(),
+				Unblocks: fmt.Sprintf("look at the agent on %s: its answer is taken whenever it comes", step.GetHost()),
+				Next:     after, NextAt: run.GetDeadline(),
+			})
+		case open(step.GetState()):
+			moving = true
+		case step.GetState() == coordinatorv1.StepState_STEP_STATE_WAITING:
+			if waiting == nil || step.GetNotBefore().AsTime().Before(waiting.GetNotBefore().AsTime()) {
+				waiting = step
+			}
+		}
+	}
+	if len(found) == 0 && !moving && waiting != nil {
+		found = append(found, &coordinatorv1.Blocker{
+			Summary: "waiting before: " + waiting.GetTitle(), Since: waiting.GetFinishedAt(), Unblocks: "nothing needs to be done",
+			Next: "it starts at " + waiting.GetNotBefore().AsTime().UTC().Format(time.RFC3339), NextAt: waiting.GetNotBefore(),
+		})
+	}
+	return found
+}

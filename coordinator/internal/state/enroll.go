@@ -1,0 +1,93 @@
+package state
+
+import (
+	"crypto/subtle"
+
+	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
+	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
+	raftv1 "github.com/spheroseg/muster/proto/gen/muster/raft/v1"
+)
+
+const wrongSecretsBurn = 5
+
+func (c *change) bootstrap(op *raftv1.Bootstrap) (*raftv1.Result, error) {
+	if c.meta.GetClusterId() != "" {
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_CONFLICT, "cluster %s was founded already", c.meta.GetClusterId())
+	}
+	c.meta.ClusterId, c.meta.ClusterName, c.meta.Authority = op.GetClusterId(), op.GetClusterName(), op.GetAuthority()
+	c.register(op.GetIdentity())
+	if token := op.GetToken(); token != nil {
+		c.put(tableToken, token.GetId(), token)
+	}
+	return &raftv1.Result{}, nil
+}
+
+func (c *change) putToken(op *raftv1.PutToken) (*raftv1.Result, error) {
+	token := clone(op.GetToken())
+	if c.view().Token(token.GetId()) != nil {
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_CONFLICT, "token %s exists already", token.GetId())
+	}
+	token.CreatedBy = c.actor
+	c.put(tableToken, token.GetId(), token)
+	// Tokens that are of no use any more are forgotten with the next one.
+	for _, old := range all[*raftv1.Token](c.view(), tableToken, indexID+"_prefix", "") {
+		if c.now.Sub(old.GetExpiresAt().AsTime()) > requestAge {
+			c.drop(tableToken, old.GetId(), old)
+		}
+	}
+	return &raftv1.Result{}, nil
+}
+
+// join burns the token and registers the identity in one step, so that a token never admits two. A wrong secret is counted, which is
+// why it is a result and not a refusal.
+func (c *change) join(op *raftv1.Join) (*raftv1.Result, error) {
+	denied := func(format string, args ...any) (*raftv1.Result, error) {
+		return refused(refuse(coordinatorv1.ErrorReason_ERROR_REASON_JOIN_DENIED, format, args...)), nil
+	}
+	token, identity := clone(c.view().Token(op.GetTokenId())), clone(op.GetIdentity())
+	switch {
+	case token.GetId() == "":
+		return denied("token %q does not exist", op.GetTokenId())
+	case token.GetUsedBy() != "":
+		return denied("token %s was used by %s", token.GetId(), token.GetUsedBy())
+	case token.GetFailures() >= wrongSecretsBurn:
+		return denied("token %s was burned by wrong secrets", token.GetId())
+	case c.now.After(token.GetExpiresAt().AsTime()):
+		return denied("token %s expired at %s", token.GetId(), token.GetExpiresAt().AsTime())
+	case subtle.ConstantTimeCompare(token.GetSecretHash(), op.GetSecretHash()) != 1:
+		token.Failures++
+		c.put(tableToken, token.GetId(), token)
+		return denied("wrong secret for token %s", token.GetId())
+	case token.GetRole() != identity.GetRole():
+		return denied("token %s gives role %s, not %s", token.GetId(), token.GetRole(), identity.GetRole())
+	case token.GetName() != "" && token.GetName() != identity.GetName():
+		return denied("token %s is for %q, not for %q", token.GetId(), token.GetName(), identity.GetName())
+	}
+	if known := c.view().Identity(identity.GetId()); known != nil && identity.GetRole() != accessv1.Role_ROLE_COORDINATOR {
+		// A host or a person that lost its key joins again with a token that an administrator made for that very name.
+		if token.GetName() != identity.GetName() {
+			return denied("%s has joined already: make a token for this name", identity.GetId())
+		}
+	}
+	token.UsedBy = identity.GetId()
+	c.put(tableToken, token.GetId(), token)
+	identity.Labels = token.GetLabels()
+	c.register(identity)
+	return &raftv1.Result{Identity: identity}, nil
+}
+
+func (c *change) register(identity *raftv1.Identity) {
+	identity = clone(identity)
+	identity.CreatedAt = c.stamp()
+	c.put(tableIdentity, identity.GetId(), identity)
+	if identity.GetRole() != accessv1.Role_ROLE_AGENT {
+		return
+	}
+	host := clone(c.view().Host(identity.GetName()))
+	if host.GetName() == "" {
+		host = &coordinatorv1.Host{Name: identity.GetName(), State: coordinatorv1.HostState_HOST_STATE_JOINED, StateSince: c.stamp()}
+	}
+	host.JoinedAt, host.TokenLabels, host.Revision = c.stamp(), identity.GetLabels(), c.index
+	host.Labels = hostLabels(host)
+	c.put(tableHost, host.GetName(), host)
+}
