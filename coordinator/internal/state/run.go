@@ -310,7 +310,7 @@ func keptAssignments(before, after []*coordinatorv1.Assignment, failed []string)
 	return kept
 }
 
-// effectless says that a step may be given up without a trace.
-func effectless(action *coordinatorv1.Action) bool {
+// Effectless says that an action may be given up without a trace.
+func Effectless(action *coordinatorv1.Action) bool {
 	return action.GetEffect() == accessv1.Effect_EFFECT_NONE
 }

@@ -208,4 +208,3 @@ func (s *summingReader) ReadByte() (byte, error) {
 	}
 	return b, err
 }
-

@@ -84,7 +84,7 @@ func (r *progress) rollBack(cause string) {
 		r.run.Deadline = least
 	}
 	r.skipPending()
-	r.abandonOpen(func(id string) bool { return !isUndo(id) && effectless(r.defs[id].GetAction()) })
+	r.abandonOpen(func(id string) bool { return !isUndo(id) && Effectless(r.defs[id].GetAction()) })
 	r.enterUndo(func(*coordinatorv1.Step) bool { return true })
 }
 
@@ -96,7 +96,7 @@ func (r *progress) undoGroup(group string) {
 			continue
 		}
 		switch {
-		case open(status.GetState()) && effectless(def.GetAction()):
+		case open(status.GetState()) && Effectless(def.GetAction()):
 			r.settle(def.GetId(), coordinatorv1.StepState_STEP_STATE_SKIPPED)
 		case status.GetState() == coordinatorv1.StepState_STEP_STATE_PENDING, status.GetState() == coordinatorv1.StepState_STEP_STATE_WAITING:
 			r.settle(def.GetId(), coordinatorv1.StepState_STEP_STATE_SKIPPED)

@@ -1,8 +1,11 @@
 package state
 
 import (
+	"time"
+
 	"github.com/hashicorp/go-memdb"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 	raftv1 "github.com/spheroseg/muster/proto/gen/muster/raft/v1"
@@ -174,3 +177,29 @@ func (v *View) Secrets() []*raftv1.Secret {
 }
 
 func clone[T proto.Message](message T) T { return proto.Clone(message).(T) }
+
+// NextDue returns when the next delay or deadline of a run passes; zero if none is armed. Nothing passes while a run is paused but the time
+// of its open operations.
+func NextDue(v *View, run *coordinatorv1.Run) time.Time {
+	var next time.Time
+	soonest := func(at *timestamppb.Timestamp) {
+		if t := at.AsTime(); at != nil && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	moving := run.GetState() == coordinatorv1.RunState_RUN_STATE_RUNNING || run.GetState() == coordinatorv1.RunState_RUN_STATE_ROLLING_BACK
+	if moving {
+		soonest(run.GetDeadline())
+	}
+	for _, step := range v.Steps(run.GetId()) {
+		switch step.GetState() {
+		case coordinatorv1.StepState_STEP_STATE_WAITING:
+			if moving {
+				soonest(step.GetNotBefore())
+			}
+		case coordinatorv1.StepState_STEP_STATE_RUNNING:
+			soonest(step.GetDeadline())
+		}
+	}
+	return next
+}
