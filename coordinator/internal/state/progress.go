@@ -128,6 +128,9 @@ func (r *progress) after(status *coordinatorv1.StepStatus) []string {
 }
 
 func (r *progress) ready(status *coordinatorv1.StepStatus) bool {
+	if r.definition(status.GetStepId()).GetCleanUp() && !r.run.GetCommitted() {
+		return false
+	}
 	for _, id := range r.after(status) {
 		if !settled(r.step(id).GetState()) {
 			return false
@@ -208,7 +211,7 @@ func (r *progress) stepFailed(def *coordinatorv1.Step, failure *agentv1.Operatio
 	case isUndo(def.GetId()):
 		r.run.State, r.run.Cause = coordinatorv1.RunState_RUN_STATE_NEEDS_HUMAN, "undoing failed: "+cause+afterCause(r.run.GetCause())
 		return
-	case def.GetKeepOnFailure(), r.rollingBack():
+	case def.GetCleanUp(), r.rollingBack():
 		return
 	case def.GetGroup() == "":
 		r.rollBack(cause)
@@ -267,7 +270,7 @@ func (r *progress) commitOrEnd() bool {
 		if settled(step.GetState()) {
 			continue
 		}
-		if !isUndo(step.GetStepId()) && r.defs[step.GetStepId()].GetKeepOnFailure() {
+		if !isUndo(step.GetStepId()) && r.defs[step.GetStepId()].GetCleanUp() {
 			cleaning++
 			continue
 		}

@@ -468,8 +468,8 @@ type Step struct {
 	RetryDelay *durationpb.Duration `protobuf:"bytes,10,opt,name=retry_delay,json=retryDelay,proto3" json:"retry_delay,omitempty"`
 	// undo actions, performed in this order when the run is rolled back and the step may have had an effect.
 	Undo []*Undo `protobuf:"bytes,11,rep,name=undo,proto3" json:"undo,omitempty"`
-	// keep_on_failure lets the run go on when the step fails: nothing depends on its success (clean-up).
-	KeepOnFailure bool `protobuf:"varint,12,opt,name=keep_on_failure,json=keepOnFailure,proto3" json:"keep_on_failure,omitempty"`
+	// clean_up steps are performed once every other step has settled well and the release is in place; their failure does not fail the run.
+	CleanUp       bool `protobuf:"varint,12,opt,name=clean_up,json=cleanUp,proto3" json:"clean_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -581,9 +581,9 @@ func (x *Step) GetUndo() []*Undo {
 	return nil
 }
 
-func (x *Step) GetKeepOnFailure() bool {
+func (x *Step) GetCleanUp() bool {
 	if x != nil {
-		return x.KeepOnFailure
+		return x.CleanUp
 	}
 	return false
 }
@@ -827,7 +827,7 @@ const file_muster_coordinator_v1_plan_proto_rawDesc = "" +
 	"\vFieldChange\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
-	"\x05after\x18\x03 \x01(\tR\x05after\"\xc1\x03\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\"\xb4\x03\n" +
 	"\x04Step\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05title\x18\x02 \x01(\tR\x05title\x12\x14\n" +
@@ -841,8 +841,8 @@ const file_muster_coordinator_v1_plan_proto_rawDesc = "" +
 	"\vretry_delay\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"retryDelay\x12/\n" +
-	"\x04undo\x18\v \x03(\v2\x1b.muster.coordinator.v1.UndoR\x04undo\x12&\n" +
-	"\x0fkeep_on_failure\x18\f \x01(\bR\rkeepOnFailure\"l\n" +
+	"\x04undo\x18\v \x03(\v2\x1b.muster.coordinator.v1.UndoR\x04undo\x12\x19\n" +
+	"\bclean_up\x18\f \x01(\bR\acleanUp\"l\n" +
 	"\x06Action\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x18\n" +
 	"\arequest\x18\x02 \x01(\fR\arequest\x120\n" +
