@@ -1,0 +1,120 @@
+package stack
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
+)
+
+// choose picks the best host for an instance among candidates, or says why there is none.
+func (p *placer) choose(in *instance, candidates []*room) (*room, error) {
+	s := in.service
+	eligible, err := p.eligible(s, candidates)
+	if err != nil {
+		return nil, err
+	}
+	if pinned := p.pinned[s.GetName()]; pinned != nil {
+		if !slices.Contains(eligible, pinned) {
+			return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_PLACEMENT,
+				"service %s has data on host %s (%s), where it may not be (%s): moving data is a procedure of its own, not a side effect of placement",
+				s.GetName(), pinned.name(), s.GetPinned(), strings.Join(append(unmet(s, pinned.host), pinnedState(pinned)...), ", "))
+		}
+		eligible = []*room{pinned}
+	}
+	bounded := slices.DeleteFunc(slices.Clone(eligible), func(r *room) bool { return !p.allowed(s, r) })
+	if len(bounded) == 0 {
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_PLACEMENT,
+			"service %s: no host for instance %d: %s may have %d at most on each of %s; add hosts, or raise deploy.placement.max_replicas_per_node",
+			s.GetName(), in.slot, s.GetName(), s.GetPlacement().GetMaxReplicasPerHost(), hostNames(eligible))
+	}
+	var fitting []*room
+	var taken, lacking []string
+	n := needOf(s.GetTemplate().GetResources())
+	for _, r := range bounded {
+		port, lack := p.ports.taken(r, s), r.lacks(n)
+		switch {
+		case port != "":
+			taken = append(taken, port)
+		case lack != "":
+			lacking = append(lacking, lack)
+		default:
+			fitting = append(fitting, r)
+		}
+	}
+	switch {
+	case len(fitting) > 0:
+		return slices.MinFunc(fitting, func(a, b *room) int {
+			return cmp.Or(slices.Compare(p.crowd(s, a), p.crowd(s, b)), cmp.Compare(a.name(), b.name()))
+		}), nil
+	case len(lacking) > 0:
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_NO_CAPACITY, "service %s needs %s for instance %d: %s",
+			s.GetName(), n, in.slot, strings.Join(append(lacking, taken...), ", "))
+	default:
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_PORT_TAKEN, "service %s, instance %d: %s; %s",
+			s.GetName(), in.slot, strings.Join(taken, ", "), portAdvice(s))
+	}
+}
+
+// eligible returns the candidates that satisfy the constraints of a service and are up.
+func (p *placer) eligible(s *coordinatorv1.Service, candidates []*room) ([]*room, error) {
+	if len(candidates) == 0 {
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_PLACEMENT,
+			"service %s has no host to run on: let one join (musterctl host token, muster-agent join)", s.GetName())
+	}
+	var matching, up []*room
+	for _, r := range candidates {
+		if len(unmet(s, r.host)) == 0 {
+			matching = append(matching, r)
+			if r.up() {
+				up = append(up, r)
+			}
+		}
+	}
+	if len(matching) == 0 {
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_PLACEMENT, "service %s: no host satisfies %s; %s",
+			s.GetName(), strings.Join(s.GetPlacement().GetConstraints(), " and "), describeHosts(s, candidates))
+	}
+	if len(up) == 0 {
+		var why []string
+		for _, r := range matching {
+			why = append(why, r.down())
+		}
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_HOST_DOWN, "service %s has no host that is up: %s", s.GetName(), strings.Join(why, ", "))
+	}
+	return up, nil
+}
+
+// crowd is what makes a host a worse choice, most important first: instances of the service with the same value of each spread label,
+// instances of the service on the host, instances of all stacks on the host.
+func (p *placer) crowd(s *coordinatorv1.Service, r *room) []int {
+	var out []int
+	for _, label := range s.GetPlacement().GetSpread() {
+		value := attributeValues(r.host, label)[0]
+		n := 0
+		for _, other := range p.rooms {
+			if attributeValues(other.host, label)[0] == value {
+				n += p.count(s.GetName(), other)
+			}
+		}
+		out = append(out, n)
+	}
+	return append(out, p.count(s.GetName(), r), r.instances)
+}
+
+// pinnedState adds to a message that the host with the data is down.
+func pinnedState(r *room) []string {
+	if r.up() {
+		return nil
+	}
+	return []string{r.down()}
+}
+
+// portAdvice says how to get around a fixed host port.
+func portAdvice(s *coordinatorv1.Service) string {
+	b := fixedPorts(s)[0]
+	return fmt.Sprintf("one instance per host can bind a fixed port: free it, use fewer replicas, or let Muster choose the host port with ports: [\"%d\"]",
+		b.GetContainerPort())
+}
