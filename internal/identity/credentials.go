@@ -133,12 +133,16 @@ func newMaterial(key *ecdsa.PrivateKey, chain, roots [][]byte) (*material, error
 		return nil, errors.New("a key, a certificate chain and a root are needed")
 	}
 	certs := make([]*x509.Certificate, 0, len(chain))
+	var when time.Time // at which all of the chain had begun.
 	for _, der := range chain {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, fmt.Errorf("certificate chain: %w", err)
 		}
 		certs = append(certs, cert)
+		if cert.NotBefore.After(when) {
+			when = cert.NotBefore
+		}
 	}
 	m := &material{pool: x509.NewCertPool()}
 	for _, der := range roots {
@@ -153,7 +157,7 @@ func newMaterial(key *ecdsa.PrivateKey, chain, roots [][]byte) (*material, error
 	if !key.PublicKey.Equal(leaf.PublicKey) {
 		return nil, errors.New("the key does not belong to the certificate")
 	}
-	id, err := Verify(certs, m.pool, x509.ExtKeyUsageClientAuth, leaf.NotBefore.Add(clockSkew))
+	id, err := Verify(certs, m.pool, x509.ExtKeyUsageClientAuth, when)
 	if err != nil {
 		return nil, err
 	}

@@ -65,7 +65,7 @@ func ParseToken(s string) (Token, error) {
 	if err != nil || len(pin) != sha256.Size {
 		return Token{}, ErrToken
 	}
-	t := Token{ID: parts[1], Secret: secret, Pin: [32]byte(pin)}
+	t := Token{ID: hex.EncodeToString(id), Secret: secret, Pin: [32]byte(pin)}
 	if t.String() != s { // upper case, line breaks and loose last bits decode as well: one token has one spelling.
 		return Token{}, ErrToken
 	}
