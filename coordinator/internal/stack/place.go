@@ -26,6 +26,8 @@ type PlaceRequest struct {
 	Before []*coordinatorv1.Service
 	// Current assignments, of the release that runs.
 	Current []*coordinatorv1.Assignment
+	// Lost are current containers that are not on their hosts any more: their instances stay there and get new ones.
+	Lost map[string]bool
 	// Others is what other stacks have taken: see Uses.
 	Others []Use
 	// Proxies is the address of the proxy that leads to a routed service, by the service's name: see LinkRequest.
@@ -195,7 +197,7 @@ func (p *placer) keep() error {
 			return refuse(coordinatorv1.ErrorReason_ERROR_REASON_HOST_DOWN,
 				"instance %d of service %s is on host %s, and %s: bring the host back, or take it out of the fleet", in.slot, in.service.GetName(), r.name(), r.down())
 		}
-		if Replace(p.before[in.service.GetName()], in.service) || !p.allowed(in.service, r) {
+		if Replace(p.before[in.service.GetName()], in.service) || !p.allowed(in.service, r) || p.req.Lost[in.current.GetContainer()] {
 			continue
 		}
 		in.kept = true
