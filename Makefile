@@ -75,7 +75,7 @@ test: unit e2e ## Sets this machine up and runs all tests, the end-to-end ones o
 	@echo; cat $(reports)/1-unit.txt $(reports)/2-e2e.txt
 
 .PHONY: e2e
-e2e: build $(tools)/report ## Runs the end-to-end tests on real Docker engines.
+e2e: $(tools)/report ## Runs the end-to-end tests on real Docker engines.
 	@$(setup) engine || true
 	@$(GO) test -tags e2e -json -count=1 -timeout 30m ./deploy/e2e/... | $(tools)/report -name e2e -each -to $(reports)/2-e2e.txt
 
@@ -86,12 +86,12 @@ demo: build ## Shows a fleet on this machine: updates without a failed request. 
 	@$(tools)/demo
 
 .PHONY: crash
-crash: build $(tools)/report ## Repeats the updates while programs are killed, for up to CRASHTIME (60m).
+crash: $(tools)/report ## Repeats the updates while programs are killed, for up to CRASHTIME (60m).
 	@$(setup) engine
 	@$(GO) test -tags crash -json -count=1 -run Crash -timeout $(CRASHTIME) ./deploy/e2e | $(tools)/report -name crash -each -to $(reports)/3-crash.txt
 
 .PHONY: bench
-bench: build ## Measures the rolling update against Docker Swarm and against the floor.
+bench: ## Measures the rolling update against Docker Swarm and against the floor.
 	@$(setup) engine
 	@$(static) -o $(tools)/bench ./deploy/bench
 	@$(tools)/bench
