@@ -15,19 +15,28 @@ import (
 
 // rules remembers the rules of methods that exist, of which there are few; the zero value is ready.
 type rules struct {
-	known sync.Map // of *accessv1.Rule by full method.
+	mu    sync.RWMutex
+	known map[string]*accessv1.Rule
 }
 
-// of returns the rule of a method such as /muster.coordinator.v1.StackService/Apply.
+// of returns the rule of a method such as /muster.coordinator.v1.StackService/ApplyStack.
 func (r *rules) of(fullMethod string) (*accessv1.Rule, error) {
-	if rule, ok := r.known.Load(fullMethod); ok {
-		return rule.(*accessv1.Rule), nil
+	r.mu.RLock()
+	rule, ok := r.known[fullMethod]
+	r.mu.RUnlock()
+	if ok {
+		return rule, nil
 	}
 	rule, err := declared(fullMethod)
 	if err != nil {
 		return nil, err
 	}
-	r.known.Store(fullMethod, rule)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known == nil {
+		r.known = make(map[string]*accessv1.Rule)
+	}
+	r.known[fullMethod] = rule
 	return rule, nil
 }
 

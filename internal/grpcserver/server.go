@@ -127,13 +127,13 @@ func (g *Gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 
 // answer turns what a handler ended with into what the caller gets: a status, or INTERNAL whose cause only the log has.
 func (g *Gate) answer(ctx context.Context, method string, c Caller, start time.Time, panicked any, err error) error {
-	log := g.logger.With("method", method, "caller", c.String(), "duration", time.Since(start))
+	logger := g.logger.With("method", method, "caller", c.String(), "duration", time.Since(start))
 	if panicked != nil {
-		log.Error("call panicked", "panic", panicked, "stack", string(debug.Stack()))
+		logger.Error("call panicked", "panic", panicked, "stack", string(debug.Stack()))
 		return status.Error(codes.Internal, "internal error: the server's log has the cause")
 	}
 	if err == nil {
-		log.Debug("call")
+		logger.Debug("call")
 		return nil
 	}
 	if cause := context.Cause(ctx); ctx.Err() != nil && rpcerr.Reason(cause) != "" {
@@ -142,9 +142,9 @@ func (g *Gate) answer(ctx context.Context, method string, c Caller, start time.T
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		err = status.FromContextError(err).Err()
 	}
-	st, ok := status.FromError(err)
+	st, ok := rpcerr.Status(err)
 	if !ok {
-		log.Error("call failed", "err", err)
+		logger.Error("call failed", "err", err)
 		return status.Error(codes.Internal, "internal error: the server's log has the cause")
 	}
 	level := slog.LevelDebug
@@ -154,8 +154,8 @@ func (g *Gate) answer(ctx context.Context, method string, c Caller, start time.T
 	case codes.Internal, codes.Unknown, codes.DataLoss:
 		level = slog.LevelError
 	}
-	log.Log(ctx, level, "call", "code", st.Code().String(), "reason", rpcerr.Reason(err), "err", st.Message())
-	return err
+	logger.Log(ctx, level, "call", "code", st.Code().String(), "reason", rpcerr.Reason(err), "err", st.Message())
+	return st.Err()
 }
 
 func sizeOf(msg any) int {

@@ -16,7 +16,7 @@ const sendTimeout = 10 * time.Second
 type gatedStream struct {
 	grpc.ServerStream
 
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // it is what Context returns.
 	gate   *Gate
 	method string
 	broken error // of the send that was given up; only the sending goroutine uses it.

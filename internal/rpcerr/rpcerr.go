@@ -65,15 +65,27 @@ func Metadata(err error) map[string]string {
 	return infoOf(err).GetMetadata()
 }
 
-// Message returns what err says to an operator, without gRPC's words around it; "" for nil.
+// Message returns what err says to an operator, without gRPC's words in it; "" for nil.
 func Message(err error) string {
 	if err == nil {
 		return ""
 	}
-	if st, ok := statusOf(err); ok {
-		return st.Message()
+	st, ok := statusOf(err)
+	if !ok {
+		return err.Error()
 	}
-	return err.Error()
+	return strings.ReplaceAll(err.Error(), st.Err().Error(), st.Message())
+}
+
+// Status returns what to answer with: the status in the chain of err, its details kept, with the Message of err. False means that there is none.
+func Status(err error) (*status.Status, bool) {
+	st, ok := statusOf(err)
+	if !ok {
+		return nil, false
+	}
+	p := st.Proto()
+	p.Message = strings.ToValidUTF8(Message(err), "\uFFFD")
+	return status.FromProto(p), true
 }
 
 func infoOf(err error) *errdetails.ErrorInfo {
@@ -96,7 +108,7 @@ func statusOf(err error) (*status.Status, bool) {
 		return nil, false
 	}
 	st := s.GRPCStatus()
-	return st, st != nil
+	return st, st != nil && st.Code() != codes.OK
 }
 
 func withDetails(code codes.Code, message string, details ...protoadapt.MessageV1) error {
