@@ -1,0 +1,176 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+)
+
+// ErrSealKey is returned when the data directory was sealed with another key.
+var ErrSealKey = errors.New("cluster: wrong seal key")
+
+// ErrWrongCluster is returned when the data directory belongs to another cluster or to another member.
+var ErrWrongCluster = errors.New("cluster: data directory belongs to somebody else")
+
+const (
+	raftDir    = "raft"
+	walDir     = "wal"
+	memberFile = "member.json"
+	lockFile   = "lock"
+
+	memberFormat = 1
+	logCacheSize = 512
+	snapshotKept = 2
+)
+
+// member is the file that says whose directory this is. Its check opens only with the right key.
+type member struct {
+	Format    int    `json:"format"`
+	ClusterID string `json:"cluster_id"`
+	ID        string `json:"id"`
+	Check     []byte `json:"check"`
+}
+
+func (s *sealer) memberContext(id string) []byte {
+	b := s.context(4 + len(id))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(id)))
+	return append(b, id...)
+}
+
+// claimDir makes dir the directory of this member, or checks that it is, before anything in it is opened.
+func claimDir(dir, id string, s *sealer) error {
+	path := filepath.Join(dir, memberFile)
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(dir, walDir)); err == nil {
+			return fmt.Errorf("%w: %s holds a raft log but no %s; put the file back", ErrWrongCluster, dir, memberFile)
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make the raft directory: %w", err)
+		}
+		m := member{Format: memberFormat, ClusterID: s.cluster, ID: id, Check: seal(s.check, []byte(id), s.memberContext(id))}
+		return writeJSON(path, m)
+	}
+	if err != nil {
+		return fmt.Errorf("read whose directory this is: %w", err)
+	}
+	var m member
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	switch {
+	case m.Format != memberFormat:
+		return fmt.Errorf("%s has format %d, this program knows %d: use a newer program", path, m.Format, memberFormat)
+	case m.ClusterID != s.cluster:
+		return fmt.Errorf("%w: %s is of cluster %q, not %q", ErrWrongCluster, dir, m.ClusterID, s.cluster)
+	case m.ID != id:
+		return fmt.Errorf("%w: %s is of member %q, not %q", ErrWrongCluster, dir, m.ID, id)
+	}
+	if _, err := unseal(s.check, m.Check, s.memberContext(id)); err != nil {
+		return fmt.Errorf("%w: %s was sealed with another key; give the key that it was created with", ErrSealKey, dir)
+	}
+	return nil
+}
+
+// writeJSON writes a file so that after a crash it is whole or absent.
+func writeJSON(path string, v any) (err error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	_, err = f.Write(raw)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}
+
+// storage is what a member has open on disk.
+type storage struct {
+	lock      *os.File
+	wal       *wal.WAL
+	sealed    *sealedLog
+	log       raft.LogStore
+	snapshots raft.SnapshotStore
+}
+
+// openStorage opens dir, which claimDir has checked.
+func openStorage(dir string, s *sealer, logger *slog.Logger) (_ *storage, err error) {
+	st := &storage{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, st.close())
+		}
+	}()
+	if st.lock, err = lockDir(dir); err != nil {
+		return nil, err
+	}
+	hl := newHCLog(logger)
+	if err := os.MkdirAll(filepath.Join(dir, walDir), 0o700); err != nil {
+		return nil, fmt.Errorf("make the log directory: %w", err)
+	}
+	if st.wal, err = wal.Open(filepath.Join(dir, walDir), wal.WithLogger(hl.Named("wal"))); err != nil {
+		return nil, fmt.Errorf("open the raft log in %s: %w", dir, err)
+	}
+	st.sealed = newSealedLog(st.wal, s)
+	if st.log, err = raft.NewLogCache(logCacheSize, st.sealed); err != nil {
+		return nil, fmt.Errorf("make the log cache: %w", err)
+	}
+	files, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotKept, hl.Named("snapshot"))
+	if err != nil {
+		return nil, fmt.Errorf("open the snapshots in %s: %w", dir, err)
+	}
+	st.snapshots = &sealedSnapshots{inner: files, sealer: s}
+	return st, nil
+}
+
+func (st *storage) close() error {
+	var errs []error
+	if st.wal != nil {
+		errs = append(errs, st.wal.Close())
+	}
+	if st.lock != nil {
+		errs = append(errs, st.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// lockDir keeps a second process out; without it that one would hang in the log store for ever.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s is in use by another process: stop it first: %w", dir, err), f.Close())
+	}
+	return f, nil
+}
