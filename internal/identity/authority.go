@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"net/url"
 	"slices"
 	"time"
@@ -81,8 +82,9 @@ func NewRequest() (key *ecdsa.PrivateKey, csr []byte, err error) {
 	return key, csr, nil
 }
 
-// Issue signs a certificate for id. Nothing of the request is used but its public key. The certificate never outlives its authority.
-func Issue(a *raftv1.Authority, id ID, csr []byte, now time.Time, life time.Duration) (Certificate, error) {
+// Issue signs a certificate for id. Nothing of the request is used but its public key. The certificate never outlives its authority. Hosts are
+// names and addresses under which a coordinator is reached: ordinary TLS clients (curl, grpcurl) check them, our own check the identity.
+func Issue(a *raftv1.Authority, id ID, csr []byte, now time.Time, life time.Duration, hosts ...string) (Certificate, error) {
 	if err := id.Valid(); err != nil {
 		return Certificate{}, err
 	}
@@ -117,6 +119,13 @@ func Issue(a *raftv1.Authority, id ID, csr []byte, now time.Time, life time.Dura
 		ExtKeyUsage:           usagesOf(id.Role),
 		BasicConstraintsValid: true,
 		URIs:                  []*url.URL{uri},
+	}
+	for _, host := range hosts {
+		if ip := net.ParseIP(host); ip != nil {
+			leaf.IPAddresses = append(leaf.IPAddresses, ip)
+			continue
+		}
+		leaf.DNSNames = append(leaf.DNSNames, host)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, pub, caKey)
 	if err != nil {
