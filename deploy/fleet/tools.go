@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // Tools that are built from their Go modules, each pinned.
@@ -23,33 +24,44 @@ type Programs struct {
 	Agent string
 	// Ctl is the path of musterctl.
 	Ctl string
-	// App is the path of the service that is rolled out, static.
+	// App is the path of the static service that is rolled out.
 	App string
 }
 
-// Build builds the programs of this repository. Go's cache makes a second time quick.
+// Build builds the programs of this repository into bin/, with the flags of the Makefile: what make has built is not built again.
 func (f *Fleet) Build(ctx context.Context) (Programs, error) {
-	bin := filepath.Join(f.opts.Root, ".cache", "fleet")
+	bin := filepath.Join(f.opts.Root, "bin")
 	p := Programs{
 		Coordinator: filepath.Join(bin, "muster-coordinator"),
 		Agent:       filepath.Join(bin, "muster-agent"),
 		Ctl:         filepath.Join(bin, "musterctl"),
-		App:         filepath.Join(bin, "app"),
 	}
-	return p, f.goBuild(ctx, bin, "./coordinator/cmd/muster-coordinator", "./agent/cmd/muster-agent", "./ctl/cmd/musterctl", "./deploy/app")
+	describe := exec.CommandContext(ctx, "git", "describe", "--tags", "--always", "--dirty")
+	describe.Dir = f.opts.Root
+	version, err := describe.Output()
+	if err != nil {
+		version = []byte("dev")
+	}
+	flags := "-s -w -X github.com/spheroseg/muster/internal/version.Version=" + strings.TrimSpace(string(version))
+	if err := f.goBuild(ctx, flags, bin, "./agent/cmd/muster-agent", "./coordinator/cmd/muster-coordinator", "./ctl/cmd/musterctl"); err != nil {
+		return p, err
+	}
+	p.App, err = f.BuildApp(ctx)
+	return p, err
 }
 
 // BuildApp builds the service that is rolled out, alone.
 func (f *Fleet) BuildApp(ctx context.Context) (string, error) {
-	bin := filepath.Join(f.opts.Root, ".cache", "fleet")
-	return filepath.Join(bin, "app"), f.goBuild(ctx, bin, "./deploy/app")
+	bin := filepath.Join(f.opts.Root, ".cache", "bin")
+	return filepath.Join(bin, "app"), f.goBuild(ctx, "-s -w", bin, "./deploy/app")
 }
 
-func (f *Fleet) goBuild(ctx context.Context, bin string, packages ...string) error {
+func (f *Fleet) goBuild(ctx context.Context, ldflags, bin string, packages ...string) error {
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath", "-ldflags=-s -w", "-o", bin + "/"}, packages...)...)
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", bin + "/"}
+	cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
 	cmd.Dir = f.opts.Root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

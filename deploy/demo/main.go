@@ -1,0 +1,41 @@
+// Command demo shows the main job on this machine: a fleet of three coordinators and three hosts, and rolling updates under load of which no request is
+// lost, one that fails and one whose leader is killed among them. It owns the story and its checks, speaks to the fleet only as an operator does, through
+// musterctl, and leaves starting and stopping things to package fleet.
+//
+// Environment: KEEP=1 leaves everything running; DOCKER_HOST names an engine to use. With -stop it removes what an earlier KEEP=1 left.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spheroseg/muster/deploy/fleet"
+)
+
+const limit = 8 * time.Minute // for the whole demo, the building of tools included
+
+func main() {
+	stop := flag.Bool("stop", false, "remove what an earlier KEEP=1 left running, and do nothing else")
+	flag.Parse()
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	ctx, done := context.WithTimeout(ctx, limit)
+	defer done()
+	v := newView(os.Stdout)
+	logger := slog.New(slog.NewTextHandler(v, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	err := fleet.Sweep(ctx, logger, true)
+	if err == nil && !*stop {
+		err = run(ctx, v, logger, os.Getenv("KEEP") == "1")
+	}
+	v.close()
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
