@@ -1,0 +1,293 @@
+package command
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/spheroseg/muster/ctl/internal/follow"
+	"github.com/spheroseg/muster/ctl/internal/output"
+	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
+)
+
+// secondInterrupt is how long a second Ctrl-C may take to mean: cancel the run.
+const secondInterrupt = 2 * time.Second
+
+// change holds the flags of commands that change something.
+type change struct {
+	dryRun       bool
+	planHash     string
+	detach       bool
+	yes          bool
+	reason       string
+	requestID    string
+	detailedExit bool
+}
+
+// requestFlags adds the flags of every changing call.
+func (c *change) requestFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&c.requestID, "request-id", "", "id by which a repeated request is known; made if not given")
+}
+
+// runFlags adds the flags of commands whose effect is a run.
+func (c *change) runFlags(cmd *cobra.Command) {
+	c.requestFlags(cmd)
+	f := cmd.Flags()
+	f.BoolVar(&c.detach, "detach", false, "start the run and do not follow it")
+	f.BoolVarP(&c.yes, "yes", "y", false, "do not ask")
+	f.StringVar(&c.reason, "reason", "", "why; it is kept with the run")
+}
+
+// planFlags adds the flags of commands that plan first.
+func (c *change) planFlags(cmd *cobra.Command) {
+	c.runFlags(cmd)
+	f := cmd.Flags()
+	f.BoolVar(&c.dryRun, "dry-run", false, "plan, show the plan and its hash, and change nothing")
+	f.StringVar(&c.planHash, "plan", "", "start only the plan of this hash; it has been seen, so nothing is asked")
+	c.exitFlag(cmd)
+}
+
+func (c *change) exitFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&c.detailedExit, "detailed-exitcode", false, "of a plan that is only shown: exit with 10 if it has changes")
+}
+
+// request settles the request id.
+func (a *app) request(c *change) (string, error) {
+	if len(c.requestID) > 64 {
+		return "", output.Usage("--request-id ID", "--request-id has %d characters, more than 64", len(c.requestID))
+	}
+	if c.requestID == "" {
+		id, err := uuid7(a.Now())
+		if err != nil {
+			return "", err
+		}
+		c.requestID = id
+	}
+	a.requestID = c.requestID
+	return c.requestID, nil
+}
+
+// uuid7 returns an id that sorts by time (RFC 9562).
+func uuid7(now time.Time) (string, error) {
+	var b [16]byte
+	if _, err := rand.Read(b[6:]); err != nil {
+		return "", err
+	}
+	ms := uint64(now.UnixMilli())
+	for i := range 6 {
+		b[i] = byte(ms >> (40 - 8*i))
+	}
+	b[6] = b[6]&0x0f | 0x70
+	b[8] = b[8]&0x3f | 0x80
+	h := hex.EncodeToString(b[:])
+	return strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-"), nil
+}
+
+// progressView returns how a run is followed. Where following is all that a command does, its events are data.
+func (a *app) progressView(data bool) follow.View {
+	out := a.Stderr
+	if data {
+		out = a.Stdout
+	}
+	mode := a.progress
+	if mode == "auto" {
+		switch {
+		case data && !a.table():
+			mode = "json"
+		case a.terminal(out):
+			mode = "tty"
+		default:
+			mode = "plain"
+		}
+	}
+	switch mode {
+	case "tty":
+		return follow.NewLive(out, a.size(out), a.Now, a.style(out))
+	case "json":
+		return follow.NewJSON(out, a.Stderr)
+	case "quiet":
+		return follow.NewQuiet(a.Stderr)
+	}
+	return follow.NewPlain(out, a.Stderr, a.Now)
+}
+
+// followed says how a run is followed to its end.
+type followed struct {
+	run *coordinatorv1.Run
+	// id of the run where run is not known yet.
+	id string
+	// known says that the run exists for sure.
+	known bool
+	// data says that the events are what the command is for.
+	data bool
+	// cancelled says that the end that is wanted is CANCELLED.
+	cancelled bool
+}
+
+// follow follows a run to its end, says what happened, and returns the exit code as an error.
+func (a *app) follow(ctx context.Context, f followed) error {
+	if f.run != nil {
+		f.id = f.run.GetId()
+	}
+	state := follow.NewState(f.id)
+	interrupts, restore := a.router.divert()
+	defer restore()
+	limit := ctx
+	if a.timeoutSet {
+		var cancel context.CancelFunc
+		limit, cancel = context.WithTimeout(ctx, a.timeout)
+		defer cancel()
+	}
+	for {
+		err := follow.Run(limit, follow.Options{
+			Runs: coordinatorv1.NewRunServiceClient(a.client), Client: a.client, View: a.progressView(f.data),
+			Interrupts: interrupts, Known: f.known,
+		}, state)
+		switch {
+		case err == nil:
+			return a.ended(state, f)
+		case errors.Is(err, follow.ErrDetached):
+			if !a.wantsCancel(ctx, f.id, interrupts) {
+				return output.Exit{Code: output.CodeDetached}
+			}
+			if err := a.cancel(ctx, f.id); err != nil {
+				return err
+			}
+			f.known = true
+		case errors.Is(err, context.DeadlineExceeded):
+			a.note("run/%s goes on after %s; %s", f.id, a.timeout, howTo(f.id))
+			return output.Exit{Code: output.CodeDetached}
+		case errors.Is(err, context.Canceled):
+			a.detached(f.id)
+			return output.Exit{Code: output.CodeDetached}
+		default:
+			return a.fail("run/"+f.id+" cannot be followed", err, map[string]string{"": "musterctl run watch " + f.id})
+		}
+	}
+}
+
+func howTo(id string) string {
+	return "musterctl run watch " + id + " follows it, musterctl run cancel " + id + " takes it back"
+}
+
+func (a *app) detached(id string) {
+	a.note("detached: run/%s goes on", id)
+	a.note("  musterctl run watch %s    follows it", id)
+	a.note("  musterctl run cancel %s   takes it back", id)
+}
+
+// wantsCancel gives a person two seconds for a second Ctrl-C, and then asks.
+func (a *app) wantsCancel(ctx context.Context, id string, interrupts <-chan os.Signal) bool {
+	if a.terminal(a.Stderr) {
+		_, _ = io.WriteString(a.Stderr, "\r\x1b[K") // the terminal has echoed ^C.
+	}
+	a.detached(id)
+	if !a.interactive() {
+		return false
+	}
+	a.note("press Ctrl-C again within 2 s to cancel it")
+	t := time.NewTimer(secondInterrupt)
+	defer t.Stop()
+	select {
+	case <-interrupts:
+		yes, err := a.ask(ctx, "cancel run/"+id+" and take back what it did?", interrupts)
+		return yes && err == nil
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// cancel asks for the cancelling of a run that is being followed.
+func (a *app) cancel(ctx context.Context, id string) error {
+	request, err := uuid7(a.Now())
+	if err != nil {
+		return err
+	}
+	ctx, done := a.call(ctx)
+	defer done()
+	_, err = coordinatorv1.NewRunServiceClient(a.client).CancelRun(ctx, &coordinatorv1.CancelRunRequest{RunId: id, RequestId: request})
+	return a.fail("run/"+id+" was not cancelled", err, nil)
+}
+
+// ended says what became of a run.
+func (a *app) ended(s *follow.State, f followed) error {
+	r := s.Run
+	code, _ := output.CodeOfRun(r.GetState())
+	if f.cancelled {
+		code = output.CodeFailed
+		if r.GetState() == coordinatorv1.RunState_RUN_STATE_CANCELLED {
+			code = output.CodeDone
+		}
+	}
+	if code != output.CodeDone {
+		for _, step := range s.Failed() {
+			a.note("%s on %s: %s", step.GetStepId(), first(step.GetHost(), "-"), follow.Why(step))
+			for _, line := range output.Lines(step.GetFailure().GetEvidence()) {
+				a.note("    %s", line)
+			}
+		}
+	}
+	if !f.data || a.table() {
+		if err := a.printRun(r, endLine(r, a.Now())); err != nil {
+			return err
+		}
+	}
+	if code != output.CodeDone {
+		a.note("Hint:  musterctl run show %s", r.GetId())
+		return output.Exit{Code: code}
+	}
+	return nil
+}
+
+// printRun writes a run as the data of a command that changed something: one line for a person.
+func (a *app) printRun(r *coordinatorv1.Run, line string) error {
+	return a.printer().Print(output.Data{
+		Kind: "Run", Items: []proto.Message{r}, Names: []string{"run/" + r.GetId()},
+		Text: func(w io.Writer, _ bool) { _, _ = io.WriteString(w, output.Clean(line)+"\n") },
+	})
+}
+
+// endLine says what happened in one line.
+func endLine(r *coordinatorv1.Run, now time.Time) string {
+	line := "run/" + r.GetId() + " "
+	switch r.GetState() {
+	case coordinatorv1.RunState_RUN_STATE_SUCCEEDED:
+		line += "succeeded"
+		if n := r.GetActivateRelease(); n > 0 {
+			line += sprintf(": release %d of stack %s is current", n, r.GetStack())
+		}
+	case coordinatorv1.RunState_RUN_STATE_ROLLED_BACK:
+		line += "failed and was rolled back; everything is as before"
+	case coordinatorv1.RunState_RUN_STATE_CANCELLED:
+		line += "was cancelled"
+		if by := r.GetCancelledBy(); by != "" {
+			line += " by " + by
+		}
+		line += "; everything is as before"
+	case coordinatorv1.RunState_RUN_STATE_NEEDS_HUMAN:
+		line += "needs a human: it stopped and keeps its locks (" + strings.Join(r.GetLocks(), ", ") + ")"
+	default:
+		line += output.Word(r.GetState(), "RUN_STATE_")
+	}
+	if c := r.GetCause(); c != "" && r.GetState() != coordinatorv1.RunState_RUN_STATE_SUCCEEDED {
+		line += ": " + c
+	}
+	line += sprintf(" (%d of %d steps", r.GetStepsSettled(), r.GetStepsTotal())
+	if r.GetCreatedAt() != nil {
+		end := now
+		if r.GetFinishedAt() != nil {
+			end = r.GetFinishedAt().AsTime()
+		}
+		line += ", " + output.Span(end.Sub(r.GetCreatedAt().AsTime()))
+	}
+	return line + ")"
+}

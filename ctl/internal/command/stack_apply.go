@@ -1,0 +1,219 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/spheroseg/muster/ctl/internal/output"
+	"github.com/spheroseg/muster/ctl/internal/source"
+	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
+)
+
+// sourceFlags say which files make up a stack.
+type sourceFlags struct {
+	source.Options
+	noGate bool
+}
+
+func (s *sourceFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVarP(&s.Files, "file", "f", nil, "compose file; several are merged in their order (default compose.yaml and its override)")
+	f.StringArrayVar(&s.EnvFiles, "env-file", nil, "file of variables, instead of the .env beside the first compose file")
+	f.StringSliceVar(&s.Profiles, "profile", nil, "profile to activate")
+	f.StringVar(&s.ProjectDirectory, "project-directory", "", "folder to which relative paths refer, here and on the hosts; one that is not here is the hosts' only")
+	f.StringVar(&s.Name, "name", "", "name of the stack (default: the file's, or that of its folder)")
+	f.BoolVar(&s.noGate, "no-gate", false, "accept services that nothing can tell to be ready")
+	for _, flag := range []string{"file", "env-file"} {
+		_ = cmd.MarkFlagFilename(flag) // only completion depends on it.
+	}
+}
+
+// collect reads the files of a stack.
+func (a *app) collect(s *sourceFlags) (*coordinatorv1.StackSource, error) {
+	s.WorkingDirectory, s.Env = a.WorkingDirectory, a.Env
+	src, err := source.Collect(s.Options)
+	var wrong *source.Error
+	if errors.As(err, &wrong) {
+		return nil, &output.Error{What: wrong.What, Cause: wrong.Cause, Hint: wrong.Hint, Code: output.CodeUsage}
+	}
+	return src, err
+}
+
+func (a *app) stackApplyCommand() *cobra.Command {
+	var c change
+	var s sourceFlags
+	cmd := &cobra.Command{
+		Use:   "apply",
+		Short: "Put in place what compose files say",
+		Long: `Apply plans the way from what runs to what the compose files say, shows the plan, and runs it.
+
+The run is followed until it ends. Ctrl-C leaves it: the run goes on without this program.`,
+		Example: `  musterctl stack apply -f compose.yaml
+  musterctl stack apply -f compose.yaml -f compose.production.yaml --env-file production.env --dry-run
+  musterctl stack apply -f compose.yaml --plan 3f9c…`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.applyStack(cmd.Context(), &c, &s)
+		},
+	}
+	s.add(cmd)
+	c.planFlags(cmd)
+	return cmd
+}
+
+func (a *app) stackDiffCommand() *cobra.Command {
+	var c change
+	var s sourceFlags
+	cmd := &cobra.Command{
+		Use:   "diff",
+		Short: "Show what apply would change",
+		Args:  exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c.dryRun = true
+			return a.applyStack(cmd.Context(), &c, &s)
+		},
+	}
+	s.add(cmd)
+	c.exitFlag(cmd)
+	return cmd
+}
+
+// planned is the answer to a request to plan, and perhaps to start.
+type planned struct {
+	plan     *coordinatorv1.Plan
+	run      *coordinatorv1.Run
+	warnings []string
+}
+
+// planner asks for a plan, or starts the plan of a hash.
+type planner func(ctx context.Context, dryRun bool, hash string) (planned, error)
+
+func (a *app) applyStack(ctx context.Context, c *change, s *sourceFlags) error {
+	src, err := a.collect(s)
+	if err != nil {
+		return err
+	}
+	if _, err := a.connect(); err != nil {
+		return err
+	}
+	stacks := coordinatorv1.NewStackServiceClient(a.client)
+	what := "the stack was not applied"
+	return a.carryOut(ctx, c, carriage{
+		name: first(src.GetName(), "the stack"),
+		plan: func(ctx context.Context, dryRun bool, hash string) (planned, error) {
+			answer, err := stacks.ApplyStack(ctx, &coordinatorv1.ApplyStackRequest{
+				Source: src, DryRun: dryRun, PlanHash: hash, NoGate: s.noGate, RequestId: a.requestID, Reason: c.reason,
+			})
+			return planned{answer.GetPlan(), answer.GetRun(), answer.GetWarnings()}, a.fail(what, err, nil)
+		},
+	})
+}
+
+// carriage is how one kind of plan is carried out.
+type carriage struct {
+	// name of what is changed.
+	name string
+	plan planner
+	// ask always asks. Otherwise only a plan that removes services is not started without a word where nobody can be asked.
+	ask bool
+}
+
+// carryOut plans, shows, asks, starts and follows.
+func (a *app) carryOut(ctx context.Context, c *change, how carriage) error {
+	seen, err := a.within(ctx, how.plan, true, c.planHash)
+	if err != nil {
+		return err
+	}
+	if stack := seen.plan.GetStack(); stack != "" {
+		how.name = "stack " + stack
+	}
+	if c.dryRun {
+		if err := a.printPlan(seen); err != nil {
+			return err
+		}
+		if c.detailedExit && hasChanges(seen.plan) {
+			return output.Exit{Code: output.CodeChanges}
+		}
+		return nil
+	}
+	if !hasChanges(seen.plan) {
+		return a.nothingToDo(seen, how.name)
+	}
+	if a.progress != "quiet" && (a.progress != "json") {
+		writePlan(a.Stderr, seen.plan, seen.warnings, a.verbose || a.format == string(output.FormatWide), a.style(a.Stderr))
+	}
+	if err := a.consent(ctx, c, seen.plan, how); err != nil {
+		return err
+	}
+	if _, err := a.request(c); err != nil {
+		return err
+	}
+	started, err := a.within(ctx, how.plan, false, first(c.planHash, seen.plan.GetHash()))
+	if err != nil {
+		return err
+	}
+	if started.run == nil {
+		return a.nothingToDo(started, how.name)
+	}
+	return a.started(ctx, started.run, c)
+}
+
+// within makes one call within the timeout.
+func (a *app) within(ctx context.Context, plan planner, dryRun bool, hash string) (planned, error) {
+	ctx, cancel := a.call(ctx)
+	defer cancel()
+	return plan(ctx, dryRun, hash)
+}
+
+// consent asks before a plan is started. A pipeline need not say yes to an apply, unless it removes services.
+func (a *app) consent(ctx context.Context, c *change, p *coordinatorv1.Plan, how carriage) error {
+	gone := removed(p)
+	question := "apply this to " + how.name
+	if len(gone) > 0 {
+		question = "remove " + plural(len(gone), "service ", "services ") + strings.Join(gone, ", ") + " and apply this to " + how.name
+	}
+	if !how.ask && len(gone) == 0 && !a.interactive() {
+		return nil
+	}
+	return a.confirm(ctx, c, question)
+}
+
+func (a *app) nothingToDo(p planned, name string) error {
+	if !a.table() {
+		return a.printer().Print(output.Data{Kind: "Run"})
+	}
+	return a.printer().Print(output.Data{Text: func(w io.Writer, _ bool) {
+		for _, warning := range p.warnings {
+			a.note("warning: %s", warning)
+		}
+		_, _ = io.WriteString(w, output.Clean(name)+": nothing to do\n")
+	}})
+}
+
+// printPlan writes a plan as the data of a dry run.
+func (a *app) printPlan(p planned) error {
+	if !a.table() {
+		for _, w := range p.warnings {
+			a.note("warning: %s", w)
+		}
+	}
+	return a.printer().Print(output.Data{
+		Kind: "Plan", Items: []proto.Message{p.plan}, Names: []string{"plan/" + p.plan.GetHash()},
+		Text: func(w io.Writer, wide bool) { writePlan(w, p.plan, p.warnings, wide || a.verbose, a.style(a.Stdout)) },
+	})
+}
+
+// started follows a run that has been started, or says how to.
+func (a *app) started(ctx context.Context, r *coordinatorv1.Run, c *change) error {
+	if c.detach {
+		a.note("%s", howTo(r.GetId()))
+		return a.printRun(r, "run/"+r.GetId()+" started")
+	}
+	a.note("run/%s started", r.GetId())
+	return a.follow(ctx, followed{run: r, known: true})
+}

@@ -1,0 +1,109 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/spheroseg/muster/ctl/internal/follow"
+	"github.com/spheroseg/muster/ctl/internal/output"
+)
+
+// terminal tells whether w is a terminal that understands cursor movements.
+func (a *app) terminal(w any) bool {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return false
+	}
+	kind, _ := a.Env("TERM")
+	return kind != "dumb"
+}
+
+// interactive tells whether a person can be asked.
+func (a *app) interactive() bool {
+	return !a.noInput && a.terminal(a.Stdin) && a.terminal(a.Stderr)
+}
+
+// size returns the size of the terminal behind w, whenever it is asked for: windows are resized.
+func (a *app) size(w any) follow.Size {
+	f, ok := w.(*os.File)
+	return func() (int, int) {
+		if ok {
+			if width, height, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+				return width, height
+			}
+		}
+		return 80, 24
+	}
+}
+
+// confirm asks whether to go on. Where nobody can be asked it names the flag that answers.
+func (a *app) confirm(ctx context.Context, c *change, what string) error {
+	if c.yes || c.planHash != "" {
+		return nil
+	}
+	if !a.interactive() {
+		return output.Usage("repeat the command with --yes", "%s: this needs a confirmation, and there is nobody to ask", what)
+	}
+	yes, err := a.ask(ctx, what+"?", nil)
+	if err != nil {
+		return a.fail("nothing was changed", err, nil)
+	}
+	if !yes {
+		return &output.Error{What: "declined: nothing was changed", Code: output.CodeDeclined}
+	}
+	return nil
+}
+
+// ask returns whether the answer is yes. An interrupt ends the asking.
+func (a *app) ask(ctx context.Context, question string, interrupts <-chan os.Signal) (bool, error) {
+	_, _ = io.WriteString(a.Stderr, output.Clean(question)+" [y/N] ")
+	line, err := a.readLine(ctx, interrupts)
+	if err != nil {
+		_, _ = io.WriteString(a.Stderr, "\n")
+		return false, err
+	}
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return true, nil
+	}
+	return false, nil
+}
+
+// readLine reads a line from the terminal. It waits in short turns, so that nothing is left reading after an interrupt.
+func (a *app) readLine(ctx context.Context, interrupts <-chan os.Signal) (string, error) {
+	f, ok := a.Stdin.(*os.File)
+	if !ok {
+		return "", errors.New("standard input is not a terminal")
+	}
+	var line strings.Builder
+	buffer := make([]byte, 1)
+	for {
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-interrupts:
+			return "", context.Canceled
+		default:
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}, 100)
+		if errors.Is(err, unix.EINTR) || (err == nil && n == 0) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if n, err = f.Read(buffer); err != nil || n == 0 {
+			return line.String(), nil // the end of the input is an empty answer: no.
+		}
+		if buffer[0] == '\n' {
+			return line.String(), nil
+		}
+		line.WriteByte(buffer[0])
+	}
+}
