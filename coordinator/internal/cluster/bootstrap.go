@@ -84,11 +84,11 @@ func found(ctx context.Context, o *Options, s *sealer, dir string, first *raftv1
 	case <-ctx.Done():
 		return fmt.Errorf("found the cluster: %w", context.Cause(ctx))
 	}
-	f := r.Apply(data, proposeTimeout)
-	if err := f.Error(); err != nil {
+	result, _, err := apply(r, data)
+	if err != nil {
 		return fmt.Errorf("commit the first command: %w", err)
 	}
-	if refused := f.Response().(*raftv1.Result).GetError(); refused != nil {
+	if refused := result.GetError(); refused != nil {
 		return fmt.Errorf("first command refused: %s", refused.GetMessage())
 	}
 	return nil

@@ -279,7 +279,11 @@ func TestLostLeadershipLeavesOutcomeUnknown(t *testing.T) {
 // Writers use request ids and readers check that they see every acknowledged write, while leaders are cut off one after the other.
 func TestEveryAcknowledgedWriteOnceAndAlwaysSeen(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, func(o *cluster.Options) { o.FSM.(*table).slow = time.Millisecond }, "c1", "c2", "c3")
+	f := newFleet(t, func(o *cluster.Options) {
+		if fsm, ok := o.FSM.(*table); ok {
+			fsm.slow = time.Millisecond
+		}
+	}, "c1", "c2", "c3")
 	nodes := []*node{f.nodes["c1"], f.nodes["c2"], f.nodes["c3"]}
 	ctx, cancel := context.WithCancel(t.Context())
 	var clients sync.WaitGroup

@@ -194,7 +194,7 @@ const clusterID = "8c1b5c0e"
 func sealKey() []byte { return bytes.Repeat([]byte{7}, 32) }
 
 func (f *fleet) options(name string, fsm *table) cluster.Options {
-	var out io.Writer = io.Discard
+	out := io.Discard
 	if os.Getenv("CLUSTER_TEST_LOG") != "" {
 		out = os.Stderr
 	}

@@ -37,7 +37,7 @@ func (l *hcLogger) Log(level hclog.Level, msg string, args ...any) {
 			attrs = append(attrs, attrName(list[i]), plain(list[i+1]))
 		}
 	}
-	l.to.Log(context.Background(), slogLevel(level), msg, attrs...)
+	l.to.Log(context.Background(), slogLevel(level), msg, attrs...) //nolint:sloglint // raft's messages are constants of its own
 }
 
 func attrName(key any) string {

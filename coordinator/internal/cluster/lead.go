@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	restartMin = 100 * time.Millisecond
-	restartMax = 5 * time.Second
+	restartFirst = 100 * time.Millisecond
+	restartLast  = 5 * time.Second
 	// restartCalm is how long work must have gone well for the next restart to be quick again.
 	restartCalm = 30 * time.Second
 	// promoteEvery is how often the leader looks for members that deserve a vote.
@@ -80,7 +80,7 @@ func (c *Cluster) lead(ctx context.Context, r *raft.Raft) {
 
 // takeOffice waits until everything that earlier leaders committed is in the FSM.
 func (c *Cluster) takeOffice(ctx context.Context, r *raft.Raft) (term uint64, ok bool) {
-	pause := restartMin
+	pause := restartFirst
 	for {
 		term = r.CurrentTerm()
 		err := r.Barrier(0).Error()
@@ -91,13 +91,13 @@ func (c *Cluster) takeOffice(ctx context.Context, r *raft.Raft) (term uint64, ok
 			return 0, false // the leadership is over; raft says so by its channel, too
 		}
 		c.logger.Warn("leadership not yet ready", "term", term, "err", err)
-		pause = min(2*pause, restartMax)
+		pause = min(2*pause, restartLast)
 	}
 }
 
 // restart runs work until ctx ends, again and again: a leader whose work has died leads nothing.
 func (c *Cluster) restart(ctx context.Context, name string, work func(ctx context.Context) error) {
-	pause := restartMin
+	pause := restartFirst
 	for {
 		began := time.Now()
 		err := work(ctx)
@@ -105,13 +105,13 @@ func (c *Cluster) restart(ctx context.Context, name string, work func(ctx contex
 			return
 		}
 		if time.Since(began) > restartCalm {
-			pause = restartMin
+			pause = restartFirst
 		}
 		c.logger.Error("work of the leader ended early, it is started again", "work", name, "pause", pause, "err", err)
 		if !sleep(ctx, pause) {
 			return
 		}
-		pause = min(2*pause, restartMax)
+		pause = min(2*pause, restartLast)
 	}
 }
 

@@ -28,8 +28,8 @@ var ErrOutcomeUnknown = errors.New("cluster: outcome unknown")
 var ErrInvalidCommand = errors.New("cluster: invalid command")
 
 const (
-	backoffMin = 10 * time.Millisecond
-	backoffMax = 250 * time.Millisecond
+	backoffFirst = 10 * time.Millisecond
+	backoffLast  = 250 * time.Millisecond
 )
 
 // Propose commits a command on the leader, wherever that is, and returns what applying it gave and its index. When it returns, the
@@ -64,7 +64,7 @@ func (c *Cluster) Propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Res
 		return err
 	})
 	if err != nil && lost != nil && !errors.Is(err, ErrOutcomeUnknown) {
-		return nil, 0, fmt.Errorf("%w; then: %v", lost, err)
+		return nil, 0, fmt.Errorf("%w; then: %w", lost, err)
 	}
 	return result, index, err
 }
@@ -76,7 +76,7 @@ func (a again) Unwrap() error { return a.error }
 
 // retry calls until it is done, fails for good, ctx ends, or no leader was found for leaderWait.
 func (c *Cluster) retry(ctx context.Context, call func() error) error {
-	pause := backoffMin
+	pause := backoffFirst
 	var leaderless time.Time
 	for {
 		err := call()
@@ -102,7 +102,7 @@ func (c *Cluster) retry(ctx context.Context, call func() error) error {
 			}
 			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
 		}
-		pause = min(2*pause, backoffMax)
+		pause = min(2*pause, backoffLast)
 	}
 }
 
@@ -158,12 +158,8 @@ func (c *Cluster) commit(ctx context.Context, cmd *raftv1.Command) (*raftv1.Resu
 	answers := make(chan answer, 1)
 	go func() { // refuseCalls waits for it
 		defer leave()
-		f := r.Apply(data, proposeTimeout)
-		if err := f.Error(); err != nil {
-			answers <- answer{err: applyError(err)}
-			return
-		}
-		answers <- answer{result: f.Response().(*raftv1.Result), index: f.Index()}
+		result, index, err := apply(r, data)
+		answers <- answer{result, index, err}
 	}()
 	select {
 	case a := <-answers:
@@ -171,6 +167,19 @@ func (c *Cluster) commit(ctx context.Context, cmd *raftv1.Command) (*raftv1.Resu
 	case <-ctx.Done():
 		return nil, 0, fmt.Errorf("%w: %w", ErrOutcomeUnknown, context.Cause(ctx))
 	}
+}
+
+// apply appends a command and waits until it is applied.
+func apply(r *raft.Raft, data []byte) (*raftv1.Result, uint64, error) {
+	f := r.Apply(data, proposeTimeout)
+	if err := f.Error(); err != nil {
+		return nil, 0, applyError(err)
+	}
+	result, ok := f.Response().(*raftv1.Result)
+	if !ok { // never: the adapter returns nothing else
+		return nil, 0, fmt.Errorf("%w: the state machine answered %T", ErrOutcomeUnknown, f.Response())
+	}
+	return result, f.Index(), nil
 }
 
 // applyError tells a definite no from an open outcome.

@@ -89,7 +89,10 @@ func TestFailingDiskIsToldAfterThreeWrites(t *testing.T) {
 		}
 	}
 	select {
-	case <-log.fatal:
+	case err := <-log.fatal:
+		if !strings.Contains(err.Error(), "no space left") {
+			t.Errorf("told %v, which hides the cause", err)
+		}
 	default:
 		t.Error("not told")
 	}

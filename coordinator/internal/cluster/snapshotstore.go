@@ -53,18 +53,15 @@ func (s *sealedSnapshots) List() ([]*raft.SnapshotMeta, error) {
 
 // Open returns a snapshot that was read to its end and proved whole, so that nobody restores the first half of one.
 func (s *sealedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	meta, body, err := s.open(id)
+	_, whole, err := s.open(id)
 	if err != nil {
 		return nil, nil, err
 	}
-	_, err = io.Copy(io.Discard, body)
-	if err = errors.Join(err, body.Close()); err != nil {
+	_, err = io.Copy(io.Discard, whole)
+	if err = errors.Join(err, whole.Close()); err != nil {
 		return nil, nil, fmt.Errorf("snapshot %s: %w", id, err)
 	}
-	if meta, body, err = s.open(id); err != nil {
-		return nil, nil, err
-	}
-	return meta, body, nil
+	return s.open(id)
 }
 
 func (s *sealedSnapshots) open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
