@@ -1,0 +1,157 @@
+package container
+
+import (
+	"context"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+
+	"github.com/spheroseg/muster/internal/rpcerr"
+	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
+)
+
+// Start starts a container. One that runs is left alone.
+func (e *Engine) Start(ctx context.Context, name string) error {
+	unlock, err := e.names.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	found, err := e.owned(ctx, name)
+	if err != nil {
+		return err
+	}
+	if found.State.Running && !found.State.Restarting {
+		return nil
+	}
+	err = e.call(ctx, 0, func(ctx context.Context) error {
+		return e.docker.ContainerStart(ctx, found.ID, container.StartOptions{})
+	})
+	if err != nil {
+		return e.startFailure(ctx, err, found)
+	}
+	return nil
+}
+
+func (e *Engine) startFailure(ctx context.Context, err error, found container.InspectResponse) error {
+	c := describe(found)
+	if found.HostConfig != nil {
+		if target := e.lostFiles(found.HostConfig.Mounts); target != "" {
+			return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_INVALID, true,
+				"start container %q: its file %s is gone, as after a restart of the host; create the container anew", c.GetName(), target)
+		}
+	}
+	if p, ok := takenPort(err.Error()); ok {
+		return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_PORT_TAKEN, true,
+			"start container %q: port %s of host %s is taken%s; free it, or give the service another port", c.GetName(), p, e.name, e.holder(ctx, p, c.GetId()))
+	}
+	if badCommand(err.Error()) {
+		return invalid("start container %q: %s", c.GetName(), engineText(err))
+	}
+	if cerrdefs.IsNotFound(err) && e.gone(ctx, c.GetName()) {
+		return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_CONTAINER_NOT_FOUND, true, "host %s has no container %q", e.name, c.GetName())
+	}
+	return e.failure(ctx, err, "start container %q", c.GetName())
+}
+
+// gone tells a missing container from something else that is missing, such as one of its networks.
+func (e *Engine) gone(ctx context.Context, name string) bool {
+	_, _, err := e.inspect(ctx, name)
+	return notFound(err)
+}
+
+// Stop stops a container and returns its exit code. grace 0 means the container's own. One that does not run is left alone.
+func (e *Engine) Stop(ctx context.Context, name string, grace time.Duration) (int32, error) {
+	unlock, err := e.names.lock(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	found, err := e.owned(ctx, name)
+	if notFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if !found.State.Running {
+		return int32(found.State.ExitCode), nil
+	}
+	if err := e.stop(ctx, found.ID, grace); err != nil {
+		return 0, e.failure(ctx, err, "stop container %q", name)
+	}
+	found, _, err = e.inspect(ctx, found.ID)
+	if notFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if found.State.Running {
+		return 0, rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_ENGINE, false,
+			"container %q runs again after its stop (started at %s): something else on host %s starts it", name, found.State.StartedAt, e.name)
+	}
+	return int32(found.State.ExitCode), nil
+}
+
+func (e *Engine) stop(ctx context.Context, id string, grace time.Duration) error {
+	opts := container.StopOptions{}
+	if grace > 0 {
+		seconds := wholeSeconds(grace)
+		opts.Timeout = &seconds
+	}
+	err := e.call(ctx, 0, func(ctx context.Context) error { return e.docker.ContainerStop(ctx, id, opts) })
+	if cerrdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// Remove removes a container, its anonymous volumes, and its files. One that runs is stopped first; one that is gone is left alone.
+func (e *Engine) Remove(ctx context.Context, name string) error {
+	unlock, err := e.names.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	found, err := e.owned(ctx, name)
+	if err != nil && !notFound(err) {
+		return err
+	}
+	if err == nil {
+		if found.State.Running {
+			if err := e.stop(ctx, found.ID, 0); err != nil {
+				return e.failure(ctx, err, "stop container %q", name)
+			}
+		}
+		if err := e.remove(ctx, found.ID); err != nil {
+			return err
+		}
+	}
+	if err := e.removeFiles(name); err != nil {
+		return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_ENGINE, false, "%s", err)
+	}
+	return nil
+}
+
+// remove returns when the engine has the container no longer. A removal that another request began is awaited.
+func (e *Engine) remove(ctx context.Context, id string) error {
+	for {
+		err := e.call(ctx, 0, func(ctx context.Context) error {
+			return e.docker.ContainerRemove(ctx, id, container.RemoveOptions{RemoveVolumes: true, Force: true})
+		})
+		if cerrdefs.IsNotFound(err) {
+			return nil
+		}
+		if err != nil && !cerrdefs.IsConflict(err) {
+			return e.failure(ctx, err, "remove container %q", id)
+		}
+		if e.gone(ctx, id) {
+			return nil
+		}
+		if !wait(ctx, 100*time.Millisecond) {
+			return e.failure(ctx, ctx.Err(), "remove container %q", id)
+		}
+	}
+}
