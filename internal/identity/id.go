@@ -78,13 +78,14 @@ func Parse(s string) (ID, error) {
 	return id, nil
 }
 
-// FromCertificate returns the identity that a certificate names. It does not verify the certificate.
+// FromCertificate returns the identity that a certificate names: its one URI. Host names and addresses beside it are for ordinary TLS
+// clients and give no rights. It does not verify the certificate.
 func FromCertificate(c *x509.Certificate) (ID, error) {
 	if c == nil {
 		return ID{}, errors.New("there is no certificate")
 	}
-	if len(c.URIs) != 1 || len(c.DNSNames)+len(c.EmailAddresses)+len(c.IPAddresses) != 0 {
-		return ID{}, fmt.Errorf("certificate %x must have one URI and no other alternative name", c.SerialNumber)
+	if len(c.URIs) != 1 || len(c.EmailAddresses) != 0 {
+		return ID{}, fmt.Errorf("certificate %x must have exactly one URI and no e-mail address", c.SerialNumber)
 	}
 	return Parse(c.URIs[0].String())
 }

@@ -182,7 +182,7 @@ func TestVerifyRefuses(t *testing.T) {
 		"other root, same names":              {other.Authority.GetAgent(), "spiffe://agent.prod.muster/h7", nil, "unknown authority"},
 		"two URIs":                            {a.GetAgent(), "spiffe://agent.prod.muster/h7", two, "one URI"},
 		"no URI":                              {a.GetAgent(), "", func(l *x509.Certificate) { l.URIs = nil }, "one URI"},
-		"a DNS name":                          {a.GetAgent(), "spiffe://agent.prod.muster/h7", func(l *x509.Certificate) { l.DNSNames = []string{"h7"} }, "one URI"},
+		"an e-mail address":                   {a.GetAgent(), "spiffe://agent.prod.muster/h7", func(l *x509.Certificate) { l.EmailAddresses = []string{"h7@x"} }, "one URI"},
 		"expired":                             {a.GetAgent(), "spiffe://agent.prod.muster/h7", func(l *x509.Certificate) { l.NotAfter = time.Now().Add(-time.Minute) }, "expired"},
 		"not yet valid":                       {a.GetAgent(), "spiffe://agent.prod.muster/h7", func(l *x509.Certificate) { l.NotBefore = time.Now().Add(time.Minute) }, "not yet valid"},
 		"no usage for it":                     {a.GetAgent(), "spiffe://agent.prod.muster/h7", func(l *x509.Certificate) { l.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "incompatible key usage"},
@@ -199,6 +199,12 @@ func TestVerifyRefuses(t *testing.T) {
 
 func TestAuthoritiesCannotMakeAuthorities(t *testing.T) {
 	c := identitytest.New(t, "prod")
+	for _, ca := range []*raftv1.CertificateAuthority{c.Authority.GetAgent(), c.Authority.GetCoordinator(), c.Authority.GetUser()} {
+		cert := parse(t, [][]byte{ca.GetCertificate()})[0]
+		if cert.MaxPathLen != 0 || !cert.MaxPathLenZero || !cert.PermittedDNSDomainsCritical || len(cert.PermittedURIDomains) != 1 {
+			t.Errorf("%s: path length %d, critical %v, for %v", cert.Subject, cert.MaxPathLen, cert.PermittedDNSDomainsCritical, cert.PermittedURIDomains)
+		}
+	}
 	key, chain := c.Forge(t, c.Authority.GetAgent(), "", func(l *x509.Certificate) {
 		l.URIs, l.IsCA, l.KeyUsage = nil, true, x509.KeyUsageCertSign
 	})

@@ -239,7 +239,7 @@ func (f *fleet) run(seed uint64, p *coordinatorv1.Plan, fails func(step string) 
 		}
 		step := open[rng.IntN(len(open))]
 		outcome := &raftv1.Outcome{RunId: id, StepId: step.GetStepId(), Attempt: step.GetAttempt()}
-		failure := ""
+		var failure string
 		if fails != nil && fails(step.GetStepId()) {
 			failure = "made to fail"
 		} else {

@@ -16,7 +16,6 @@ type Event struct {
 type ring struct {
 	buffer []Event
 	next   int
-	full   bool
 	floor  uint64 // events up to this index are no longer complete
 }
 

@@ -111,7 +111,7 @@ func (v *View) Run(id string) *coordinatorv1.Run {
 	return first[*coordinatorv1.Run](v, tableRun, indexID, id)
 }
 
-// Runs, oldest first.
+// Runs of all procedures, oldest first.
 func (v *View) Runs() []*coordinatorv1.Run {
 	return all[*coordinatorv1.Run](v, tableRun, indexOrder+"_prefix", "")
 }

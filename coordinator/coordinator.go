@@ -1,0 +1,255 @@
+// Package coordinator is one member of the raft-replicated cluster that plans and drives procedures, and serves the API for operators and for
+// other services. This package only wires: what a coordinator does is in the packages below internal.
+//
+// One TCP port serves gRPC, the agents' reversed connections and raft, told apart by ALPN; a second one serves JSON over the same services,
+// metrics and health.
+package coordinator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/spheroseg/muster/coordinator/internal/api"
+	"github.com/spheroseg/muster/coordinator/internal/cluster"
+	"github.com/spheroseg/muster/coordinator/internal/hosts"
+	"github.com/spheroseg/muster/coordinator/internal/port"
+	"github.com/spheroseg/muster/coordinator/internal/procedure"
+	"github.com/spheroseg/muster/coordinator/internal/state"
+	"github.com/spheroseg/muster/internal/grpcserver"
+	"github.com/spheroseg/muster/internal/identity"
+	"github.com/spheroseg/muster/internal/mtls"
+	"github.com/spheroseg/muster/internal/version"
+	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
+	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
+	raftv1 "github.com/spheroseg/muster/proto/gen/muster/raft/v1"
+)
+
+const (
+	dialTime     = 5 * time.Second
+	stopTime     = 5 * time.Second
+	memberRetry  = 2 * time.Second
+	registryTime = 2 * time.Second
+)
+
+// Options of a coordinator that runs.
+type Options struct {
+	// DataDir that init or join made.
+	DataDir string
+	// Listen and HTTPListen override the settings of the data directory; empty keeps them.
+	Listen, HTTPListen string
+	// UnlockKeyFile holds the key that seals log and snapshots; empty means unlock.key in the data directory. It is safer elsewhere.
+	UnlockKeyFile string
+	Logger        *slog.Logger
+}
+
+// coordinator is the parts of a running coordinator.
+type coordinator struct {
+	settings    Settings
+	credentials *identity.Credentials
+	log         *slog.Logger
+	state       *state.State
+	port        *port.Port
+	cluster     *cluster.Cluster
+	hosts       *hosts.Hosts
+	engine      *procedure.Engine
+	gate        *grpcserver.Gate
+	servers     *api.Servers
+	grpc        *grpc.Server
+}
+
+// Run serves until the context ends. A leader hands its office over first.
+func Run(ctx context.Context, o Options) error {
+	c, err := open(o)
+	if err != nil {
+		return err
+	}
+	c.log.Info("coordinator starts", "id", c.settings.Name, "listen", c.settings.Listen, "http_listen", c.settings.HTTPListen, "version", version.Version)
+	// The servers outlive the cluster's farewell: a leader that hands over its office still answers its peers.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer stopServing()
+		return c.cluster.Run(ctx)
+	})
+	group.Go(func() error { return c.port.Run(serving) })
+	group.Go(func() error { return c.hosts.Serve(serving, c.port.Agents()) })
+	group.Go(func() error { return c.serveGRPC(serving) })
+	if c.settings.HTTPListen != "" {
+		group.Go(func() error { return c.serveHTTP(serving) })
+	}
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	c.log.Info("coordinator stopped")
+	return nil
+}
+
+// open builds all parts; nothing runs yet.
+func open(o Options) (*coordinator, error) {
+	c := &coordinator{log: o.Logger, state: state.New()}
+	var err error
+	if c.settings, err = loadSettings(o.DataDir); err != nil {
+		return nil, err
+	}
+	if o.Listen != "" {
+		c.settings.Listen = o.Listen
+	}
+	if o.HTTPListen != "" {
+		c.settings.HTTPListen = o.HTTPListen
+	}
+	if c.credentials, err = identity.LoadCredentials(o.DataDir); err != nil {
+		return nil, err
+	}
+	keyFile := o.UnlockKeyFile
+	if keyFile == "" {
+		keyFile = filepath.Join(o.DataDir, unlockKeyFile)
+	}
+	key, err := loadUnlockKey(keyFile)
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", c.settings.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w: is another coordinator running here?", err)
+	}
+	if c.port, err = port.New(port.Options{
+		Listener: listener, TLS: mtls.Server(c.credentials, mtls.ALPNgRPC, mtls.ALPNAgent, mtls.ALPNRaft), Logger: c.log,
+	}); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	c.hosts = hosts.New(hosts.Options{
+		Logger: c.log, Registered: c.registeredHost, Transition: c.recordHosts, States: c.hostStates,
+	})
+	if c.cluster, err = cluster.New(cluster.Options{
+		ID: c.settings.Name, Address: c.settings.Advertise, ClusterID: c.settings.ClusterID, DataDir: o.DataDir, SealKey: key,
+		FSM: c.state, Raft: c.port.Raft(), DialRaft: c.dialRaft, DialPeer: c.dialPeer, Lead: c.lead, Logger: c.log,
+	}); err != nil {
+		return nil, errors.Join(err, c.port.Close())
+	}
+	c.engine = procedure.New(procedure.Options{
+		ID: c.settings.Name, State: c.state, Propose: c.propose, Conn: c.hosts.Conn, HostsChanged: c.hosts.Changed, Logger: c.log,
+	})
+	c.servers = api.New(api.Options{
+		ID: c.settings.Name, State: c.state, Cluster: c.cluster, Hosts: c.hosts, Version: version.Version, Logger: c.log,
+	})
+	c.gate = grpcserver.NewGate(grpcserver.GateOptions{Lookup: c.lookup, Logger: c.log})
+	c.grpc = grpcserver.New(c.gate)
+	c.servers.Register(c.grpc)
+	coordinatorv1.RegisterPeerServiceServer(c.grpc, cluster.NewPeerServer(c.cluster))
+	if err := c.gate.Check(c.grpc); err != nil {
+		return nil, errors.Join(err, c.port.Close())
+	}
+	return c, nil
+}
+
+func (c *coordinator) propose(ctx context.Context, command *raftv1.Command) (*raftv1.Result, error) {
+	result, _, err := c.cluster.Propose(ctx, command)
+	return result, err
+}
+
+// serveGRPC serves until the context ends, and then lets calls end for a while.
+func (c *coordinator) serveGRPC(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.grpc.Serve(c.port.GRPC()) })
+	group.Go(func() error {
+		<-ctx.Done()
+		timer := time.AfterFunc(stopTime, c.grpc.Stop)
+		defer timer.Stop()
+		c.grpc.GracefulStop()
+		return nil
+	})
+	if err := group.Wait(); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("serve gRPC: %w", err)
+	}
+	return nil
+}
+
+// dialRaft opens a raft connection to another coordinator.
+func (c *coordinator) dialRaft(ctx context.Context, address string) (net.Conn, error) {
+	dialer := tls.Dialer{Config: mtls.Client(c.credentials, accessv1.Role_ROLE_COORDINATOR, mtls.ALPNRaft)}
+	return dialer.DialContext(ctx, "tcp", address)
+}
+
+// dialPeer makes a gRPC connection to another coordinator.
+func (c *coordinator) dialPeer(_ context.Context, address string) (grpc.ClientConnInterface, error) {
+	return grpc.NewClient("passthrough:///"+address,
+		grpc.WithTransportCredentials(credentials.NewTLS(mtls.Client(c.credentials, accessv1.Role_ROLE_COORDINATOR, mtls.ALPNgRPC))),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: dialTime, PermitWithoutStream: true}),
+		grpc.WithIdleTimeout(0),
+	)
+}
+
+// lead is what only the leader does: the engine, the hosts' transitions, and taking new coordinators into the cluster.
+func (c *coordinator) lead(ctx context.Context, term uint64) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.engine.Lead(ctx, term) })
+	group.Go(func() error { return c.hosts.Lead(ctx) })
+	group.Go(func() error { return c.admitCoordinators(ctx) })
+	return group.Wait()
+}
+
+// admitCoordinators makes the raft cluster's members those that the registry has.
+func (c *coordinator) admitCoordinators(ctx context.Context) error {
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	admitted := map[string]string{}
+	for {
+		changed := c.state.Changed()
+		for _, known := range c.state.View().Identities() {
+			if known.GetRole() != accessv1.Role_ROLE_COORDINATOR || known.GetEvicted() || admitted[known.GetName()] == known.GetAddress() {
+				continue
+			}
+			if err := c.cluster.AddMember(ctx, known.GetName(), known.GetAddress()); err != nil {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				c.log.Warn("coordinator not taken in yet", "id", known.GetName(), "err", err)
+				retry.Reset(memberRetry)
+				continue
+			}
+			admitted[known.GetName()] = known.GetAddress()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-retry.C:
+		}
+	}
+}
+
+// recordHosts commits transitions of hosts.
+func (c *coordinator) recordHosts(ctx context.Context, updates []*raftv1.HostUpdate) error {
+	result, err := c.propose(ctx, &raftv1.Command{
+		Version: state.CommandVersion, Now: timestamppb.Now(), Actor: "hosts/" + c.settings.Name,
+		Op: &raftv1.Command_UpdateHosts{UpdateHosts: &raftv1.UpdateHosts{Hosts: updates}},
+	})
+	if err != nil {
+		return err
+	}
+	if refusal := result.GetError(); refusal != nil {
+		return errors.New(refusal.GetMessage())
+	}
+	return nil
+}
+
+func (c *coordinator) hostStates() map[string]*coordinatorv1.Host {
+	known := map[string]*coordinatorv1.Host{}
+	for _, host := range c.state.View().Hosts() {
+		known[host.GetName()] = host
+	}
+	return known
+}
