@@ -21,13 +21,20 @@ type rules struct {
 
 // of returns the rule of a method such as /muster.coordinator.v1.StackService/ApplyStack.
 func (r *rules) of(fullMethod string) (*accessv1.Rule, error) {
+	service, method, ok := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
+	if !ok || !strings.HasPrefix(fullMethod, "/") {
+		return nil, errors.New("the name is not of the form /package.Service/Method")
+	}
+	if rule := foreignRule(service); rule != nil { // not remembered: any name of a method would be.
+		return rule, nil
+	}
 	r.mu.RLock()
 	rule, ok := r.known[fullMethod]
 	r.mu.RUnlock()
 	if ok {
 		return rule, nil
 	}
-	rule, err := declared(fullMethod)
+	rule, err := declared(service, method)
 	if err != nil {
 		return nil, err
 	}
@@ -40,14 +47,7 @@ func (r *rules) of(fullMethod string) (*accessv1.Rule, error) {
 	return rule, nil
 }
 
-func declared(fullMethod string) (*accessv1.Rule, error) {
-	service, method, ok := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
-	if !ok || !strings.HasPrefix(fullMethod, "/") {
-		return nil, errors.New("the name is not of the form /package.Service/Method")
-	}
-	if rule := foreignRule(service); rule != nil {
-		return rule, nil
-	}
+func declared(service, method string) (*accessv1.Rule, error) {
 	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service + "." + method))
 	if err != nil {
 		return nil, err

@@ -91,6 +91,9 @@ func Issue(a *raftv1.Authority, id ID, csr []byte, now time.Time, life time.Dura
 	if life <= 0 {
 		return Certificate{}, fmt.Errorf("life %s of a certificate must be positive", life)
 	}
+	if len(hosts) > 0 && id.Role != accessv1.Role_ROLE_COORDINATOR {
+		return Certificate{}, fmt.Errorf("sign %s: only a coordinator is reached under host names, not %q", id, hosts)
+	}
 	pub, err := requestKey(csr)
 	if err != nil {
 		return Certificate{}, err

@@ -155,6 +155,34 @@ func TestIssueRefuses(t *testing.T) {
 	}
 }
 
+func TestHostNamesAreForOrdinaryClients(t *testing.T) {
+	c := identitytest.New(t, "prod")
+	_, csr, err := identity.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts := []string{"c1.example.com", "192.0.2.1"}
+	want := identity.ID{Cluster: "prod", Role: coordinator, Name: "c1"}
+	cert, err := identity.Issue(c.Authority, want, csr, time.Now(), time.Hour, hosts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := parse(t, cert.Chain)
+	if got, err := identity.Verify(chain, pool(t, c), x509.ExtKeyUsageServerAuth, time.Now()); err != nil || got != want {
+		t.Errorf("Verify = %v, %v, want %v", got, err, want)
+	}
+	for host, ok := range map[string]bool{"c1.example.com": true, "192.0.2.1": true, "c2.example.com": false} {
+		if err := chain[0].VerifyHostname(host); (err == nil) != ok {
+			t.Errorf("as %s: %v, want accepted %v", host, err, ok)
+		}
+	}
+	for _, role := range []accessv1.Role{agent, operator} { // else an agent could be a coordinator to curl.
+		if _, err := identity.Issue(c.Authority, identity.ID{Cluster: "prod", Role: role, Name: "x"}, csr, time.Now(), time.Hour, hosts...); err == nil {
+			t.Errorf("%s got the name of a host", role)
+		}
+	}
+}
+
 func TestCertificateEndsWithItsAuthority(t *testing.T) {
 	c := identitytest.New(t, "prod")
 	creds := c.CredentialsAt(t, agent, "h7", time.Now(), 100*365*24*time.Hour)

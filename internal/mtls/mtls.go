@@ -1,8 +1,8 @@
 // Package mtls owns how the connections of a cluster are encrypted and who may be at their ends: TLS 1.3 without tickets, checked by SPIFFE id.
 // Keys and names belong to identity, and what a peer may call to grpcserver.
 //
-// No certificate has a DNS name, so Go's own check of host names is off, and VerifyConnection does all of the checking. It runs inside
-// every handshake, before either end sends application data.
+// A peer is who its SPIFFE id says, not the host name it was reached under, so Go's own check of host names is off, and VerifyConnection
+// does all of the checking. It runs inside every handshake, before either end sends application data.
 package mtls
 
 import (
