@@ -3,10 +3,12 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"connectrpc.com/connect"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/spheroseg/muster/internal/grpcserver"
@@ -35,6 +37,7 @@ func (s *Servers) Handler(gate *grpcserver.Gate) http.Handler {
 	mux := http.NewServeMux()
 	options := []connect.HandlerOption{
 		connect.WithInterceptors(&gateInterceptor{gate: gate}), connect.WithReadMaxBytes(grpcserver.MaxRequestBytes),
+		connect.WithCodec(strictJSON{}),
 	}
 	mux.Handle(coordinatorv1connect.NewHostServiceHandler(s.Host, options...))
 	mux.Handle(coordinatorv1connect.NewStackServiceHandler(s.Stack, options...))
@@ -43,6 +46,33 @@ func (s *Servers) Handler(gate *grpcserver.Gate) http.Handler {
 	mux.Handle(coordinatorv1connect.NewEnrollServiceHandler(s.Enroll, options...))
 	mux.Handle(coordinatorv1connect.NewSecretServiceHandler(s.Secret, options...))
 	return withCaller(mux)
+}
+
+// strictJSON refuses fields that a message does not have: a misspelt one would be dropped in silence otherwise.
+type strictJSON struct{}
+
+// Name of the codec, as in the content type.
+func (strictJSON) Name() string { return "json" }
+
+// Marshal writes a message.
+func (strictJSON) Marshal(message any) ([]byte, error) {
+	m, ok := message.(proto.Message)
+	if !ok {
+		return nil, fmt.Errorf("%T is no message", message)
+	}
+	return protojson.Marshal(m)
+}
+
+// Unmarshal reads a message. An empty body is an empty message.
+func (strictJSON) Unmarshal(data []byte, message any) error {
+	m, ok := message.(proto.Message)
+	if !ok {
+		return fmt.Errorf("%T is no message", message)
+	}
+	if len(data) == 0 {
+		return nil
+	}
+	return protojson.Unmarshal(data, m)
 }
 
 // withCaller puts the identity of the client certificate into the context.
