@@ -39,7 +39,7 @@ func freeAddress(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // The address is all that is wanted.
+	defer l.Close()
 	return l.Addr().String()
 }
 
@@ -97,7 +97,7 @@ func join(t *testing.T, address string, token identity.Token, req *coordinatorv1
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close() //nolint:errcheck // Nothing is lost with it.
+	defer conn.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	return coordinatorv1.NewEnrollServiceClient(conn).Join(ctx, req, grpc.WaitForReady(true))
@@ -246,7 +246,7 @@ func checkJSON(t *testing.T, m *member, admin *identity.Credentials) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer response.Body.Close() //nolint:errcheck // It was read.
+		defer response.Body.Close()
 		text, err := io.ReadAll(response.Body)
 		if err != nil {
 			t.Fatal(err)

@@ -52,7 +52,7 @@ func Init(ctx context.Context, o InitOptions) (adminToken string, err error) {
 	if err := identity.ValidName(o.ClusterName); err != nil {
 		return "", fmt.Errorf("--cluster: %w", err)
 	}
-	if err := o.Settings.validate(); err != nil {
+	if err := o.validate(); err != nil {
 		return "", err
 	}
 	if err := prepareDir(o.DataDir); err != nil {
@@ -138,7 +138,7 @@ type JoinOptions struct {
 // Join gets an identity for a further coordinator. It does not start it; once started, the leader takes it into the raft cluster, and gives it a
 // vote when it has caught up.
 func Join(ctx context.Context, o JoinOptions) error {
-	if err := o.Settings.validate(); err != nil {
+	if err := o.validate(); err != nil {
 		return err
 	}
 	token, err := identity.ParseToken(strings.TrimSpace(o.Token))
@@ -159,7 +159,7 @@ func Join(ctx context.Context, o JoinOptions) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close() //nolint:errcheck // Nothing is lost with it.
+	defer conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, joinTime)
 	defer cancel()
 	response, err := coordinatorv1.NewEnrollServiceClient(conn).Join(ctx, &coordinatorv1.JoinRequest{

@@ -103,7 +103,7 @@ func writeFile(path string, content []byte, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // Gone once it was renamed.
+	defer os.Remove(f.Name())
 	if err := f.Chmod(mode); err != nil {
 		return errors.Join(err, f.Close())
 	}
