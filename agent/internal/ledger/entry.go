@@ -266,13 +266,13 @@ func (l *Ledger) interrupt() []*agentv1.LedgerRecord {
 	return records
 }
 
-// stale says that an entry is too old to be asked for again. A running one never is.
-func (l *Ledger) stale(e *entry, now time.Time) bool {
+// older says that an entry ended, or was interrupted, longer ago than that. A running one never did.
+func (e *entry) older(age time.Duration, now time.Time) bool {
 	end := e.accepted.GetAcceptedAt()
 	if e.finished != nil {
 		end = e.finished.GetFinishedAt()
 	}
-	return e.attempt == nil && now.Sub(end.AsTime()) > l.tuning.keepAge
+	return e.attempt == nil && now.Sub(end.AsTime()) > age
 }
 
 // excess says that the ledger holds what it need not hold.
@@ -280,7 +280,7 @@ func (l *Ledger) excess() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	return len(l.order) > l.tuning.keepCount || slices.ContainsFunc(l.order, func(e *entry) bool { return l.stale(e, now) })
+	return len(l.order) > l.tuning.keepCount || slices.ContainsFunc(l.order, func(e *entry) bool { return e.older(l.tuning.keepAge, now) })
 }
 
 // snapshot drops the entries that are too old or too many, and returns the others as they are on disk.
@@ -291,7 +291,7 @@ func (l *Ledger) snapshot() []*agentv1.LedgerRecord {
 	records := []*agentv1.LedgerRecord{{Record: &agentv1.LedgerRecord_Epoch{Epoch: l.epoch}}}
 	kept := make([]*entry, 0, len(l.order))
 	for i, e := range l.order {
-		if l.stale(e, now) || i < surplus && e.attempt == nil && e.finished != nil {
+		if e.older(l.tuning.keepAge, now) || i < surplus && e.finished != nil && e.older(l.tuning.keepRecent, now) {
 			delete(l.entries, e.accepted.GetOperationId())
 			continue
 		}

@@ -14,6 +14,7 @@ type (
 		Wrap         func(File) File
 		CompactAbove int64
 		KeepAge      time.Duration
+		KeepRecent   time.Duration
 		KeepCount    int
 	}
 )
@@ -35,6 +36,9 @@ func OpenTuned(o Options, t Tuning) (*Ledger, error) {
 	}
 	if t.KeepAge > 0 {
 		d.keepAge = t.KeepAge
+	}
+	if t.KeepRecent > 0 {
+		d.keepRecent = t.KeepRecent
 	}
 	if t.KeepCount > 0 {
 		d.keepCount = t.KeepCount

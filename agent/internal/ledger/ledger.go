@@ -55,12 +55,13 @@ type Options struct {
 type tuning struct {
 	open         func(path string) (file, error)
 	compactAbove int64
-	keepAge      time.Duration
+	keepAge      time.Duration // after its end, an operation is kept no longer,
+	keepRecent   time.Duration // and no shorter than this, however many there are.
 	keepCount    int
 }
 
 func defaults() tuning {
-	return tuning{open: openFile, compactAbove: 64 << 20, keepAge: 7 * 24 * time.Hour, keepCount: 50_000}
+	return tuning{open: openFile, compactAbove: 64 << 20, keepAge: 7 * 24 * time.Hour, keepRecent: time.Hour, keepCount: 50_000}
 }
 
 // Ledger remembers operations. It is safe for concurrent use.
