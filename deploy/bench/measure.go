@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/spheroseg/muster/deploy/fleet"
+)
+
+// measure runs Muster, swarm and floor in turn, so that a busy moment of the machine meets all of them, and reports the medians.
+func (u *rollingUpdate) measure(ctx context.Context, out io.Writer, parallelism, runs int) error {
+	name := fmt.Sprintf("rolling-update-p%d", parallelism)
+	var wall, failed, gated, swarmWall, swarmFailed, floor series
+	// Not counted: it brings caches, and the settings of this parallelism, into place.
+	if err := u.apply(ctx, parallelism, httpGate()); err != nil {
+		return err
+	}
+	for i := range runs {
+		ours, err := u.muster(ctx, parallelism, httpGate())
+		if err != nil {
+			return err
+		}
+		theirs, err := u.swarmRun(ctx, parallelism)
+		if err != nil {
+			return fmt.Errorf("swarm: %w", err)
+		}
+		least, err := u.floor(ctx, parallelism)
+		if err != nil {
+			return fmt.Errorf("floor: %w", err)
+		}
+		same, err := u.sameGate(ctx, parallelism)
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(u.notes, "%s %d/%d: muster %.2f s, %d failed %v; swarm %.2f s, %d failed; floor %.2f s; muster with HEALTHCHECK %.2f s\n",
+			name, i+1, runs, ours.wall.Seconds(), ours.failed, ours.errs, theirs.wall.Seconds(), theirs.failed, least.Seconds(), same.wall.Seconds())
+		wall, failed = append(wall, ours.wall.Seconds()), append(failed, float64(ours.failed))
+		swarmWall, swarmFailed = append(swarmWall, theirs.wall.Seconds()), append(swarmFailed, float64(theirs.failed))
+		floor, gated = append(floor, least.Seconds()), append(gated, same.wall.Seconds())
+	}
+	report(out, name, "wall", "s", "swarm", wall, swarmWall)
+	report(out, name, "wall", "s", "floor", wall, floor)
+	report(out, name, "wall_healthcheck_gate", "s", "swarm", gated, swarmWall)
+	report(out, name, "failed_requests", "requests", "swarm", failed, swarmFailed)
+	return nil
+}
+
+// sameGate measures Muster with Docker's HEALTHCHECK as its gate, as swarm has it, and then returns to the gate of the other runs.
+func (u *rollingUpdate) sameGate(ctx context.Context, parallelism int) (sample, error) {
+	if err := u.apply(ctx, parallelism, dockerGate()); err != nil {
+		return sample{}, err
+	}
+	s, err := u.muster(ctx, parallelism, dockerGate())
+	if err != nil {
+		return s, err
+	}
+	return s, u.apply(ctx, parallelism, httpGate())
+}
+
+// floor measures what the engines need for the least that an update is: for each instance, in groups of the parallelism, create a container, start it
+// until it is ready, and stop an old one. The containers are published and networked as Muster's are.
+func (u *rollingUpdate) floor(ctx context.Context, parallelism int) (took time.Duration, err error) {
+	var old []part
+	defer func() {
+		for _, p := range old {
+			if p.id != "" {
+				err = errors.Join(err, p.engine.Remove(ctx, p.id))
+			}
+		}
+	}()
+	for i := range replicas {
+		p, err := u.instance(ctx, fmt.Sprintf("floor-old-%d", i), i)
+		old = append(old, p)
+		if err != nil {
+			return 0, err
+		}
+	}
+	start := time.Now()
+	for first := 0; first < replicas; first += parallelism {
+		var wg sync.WaitGroup
+		errs := make([]error, parallelism)
+		fresh := make([]part, parallelism)
+		for n := range parallelism {
+			i := first + n
+			wg.Go(func() {
+				if fresh[n], errs[n] = u.instance(ctx, fmt.Sprintf("floor-new-%d", i), i); errs[n] == nil {
+					errs[n] = old[i].engine.StopContainer(ctx, old[i].id, 10*time.Second)
+				}
+			})
+		}
+		wg.Wait()
+		old = append(old, fresh...)
+		if err := errors.Join(errs...); err != nil {
+			return 0, err
+		}
+	}
+	return time.Since(start), nil
+}
+
+// part is a container of the floor.
+type part struct {
+	engine *fleet.Engine
+	id     string
+}
+
+// instance creates a container, starts it, and asks it directly until it is ready.
+func (u *rollingUpdate) instance(ctx context.Context, name string, i int) (part, error) {
+	p := part{engine: u.bed.Engines[i%hosts]}
+	address := u.bed.Hosts[i%hosts].Address
+	port := strconv.Itoa(25000 + i)
+	if name == fmt.Sprintf("floor-new-%d", i) {
+		port = strconv.Itoa(26000 + i)
+	}
+	var err error
+	p.id, err = p.engine.Create(ctx, name, map[string]any{
+		"Image":        u.images[0].ID(),
+		"Env":          []string{"STARTUP_MS=0", "WORK_MS=20"},
+		"ExposedPorts": map[string]any{"8080/tcp": struct{}{}},
+		"HostConfig": map[string]any{
+			"NetworkMode":  "floor",
+			"PortBindings": map[string]any{"8080/tcp": []any{map[string]any{"HostIp": address, "HostPort": port}}},
+		},
+	})
+	if err != nil {
+		return p, err
+	}
+	if err := p.engine.StartContainer(ctx, p.id); err != nil {
+		return p, err
+	}
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	return p, fleet.Poll(ctx, 5*time.Millisecond, name, func() (bool, error) {
+		resp, err := client.Get("http://" + net.JoinHostPort(address, port) + "/healthz")
+		if err != nil {
+			return false, nil
+		}
+		return resp.StatusCode == http.StatusOK, resp.Body.Close()
+	})
+}
