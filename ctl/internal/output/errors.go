@@ -147,6 +147,8 @@ func hintFor(reason string, meta map[string]string) string {
 		return "musterctl login --coordinator HOST:PORT --token-file FILE"
 	case "REQUEST_REUSED":
 		return "repeat the command without --request-id"
+	case "RATE_LIMITED":
+		return "wait " + name("retry_after", "a minute") + " and repeat the command"
 	case "POLICY":
 		return "change the policy file of the host, or the stack file"
 	}

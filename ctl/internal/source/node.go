@@ -18,36 +18,39 @@ func follow(n *yaml.Node) *yaml.Node {
 }
 
 // entries yields the keys and values of a mapping, those that it merges in (<<) last and only where they are not overridden.
-func entries(n *yaml.Node, depth int) iter.Seq2[*yaml.Node, *yaml.Node] {
+func entries(n *yaml.Node) iter.Seq2[*yaml.Node, *yaml.Node] {
 	return func(yield func(*yaml.Node, *yaml.Node) bool) {
-		n := follow(n)
-		if n.Kind != yaml.MappingNode || depth > maxDepth {
-			return
-		}
-		seen := map[string]bool{}
-		var merged []*yaml.Node
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			key, value := n.Content[i], n.Content[i+1]
-			if key.Tag == "!!merge" {
-				merged = append(merged, sources(value)...)
-				continue
+		seen, merged := map[string]bool{}, map[*yaml.Node]bool{}
+		var visit func(n *yaml.Node) bool
+		visit = func(n *yaml.Node) bool {
+			n = follow(n)
+			if n.Kind != yaml.MappingNode || merged[n] {
+				return true // a mapping has nothing to add a second time, least of all to itself.
 			}
-			seen[key.Value] = true
-			if !yield(key, follow(value)) {
-				return
-			}
-		}
-		for _, m := range merged {
-			for key, value := range entries(m, depth+1) {
+			merged[n] = true
+			var later []*yaml.Node
+			for i := 0; i+1 < len(n.Content); i += 2 {
+				key, value := n.Content[i], n.Content[i+1]
+				if key.Tag == "!!merge" {
+					later = append(later, sources(value)...)
+					continue
+				}
 				if seen[key.Value] {
 					continue
 				}
 				seen[key.Value] = true
-				if !yield(key, value) {
-					return
+				if !yield(key, follow(value)) {
+					return false
 				}
 			}
+			for _, m := range later {
+				if !visit(m) {
+					return false
+				}
+			}
+			return true
 		}
+		visit(n)
 	}
 }
 
@@ -61,7 +64,7 @@ func sources(n *yaml.Node) []*yaml.Node {
 
 // each calls f for the entries of a mapping until one returns an error.
 func each(n *yaml.Node, f func(name string, n *yaml.Node) error) error {
-	for key, value := range entries(n, 0) {
+	for key, value := range entries(n) {
 		if err := f(key.Value, value); err != nil {
 			return err
 		}
@@ -74,7 +77,7 @@ func lookup(n *yaml.Node, name string) *yaml.Node {
 	if n == nil {
 		return nil
 	}
-	for key, value := range entries(n, 0) {
+	for key, value := range entries(n) {
 		if key.Value == name {
 			return value
 		}

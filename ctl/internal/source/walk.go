@@ -43,7 +43,7 @@ func (c *collector) compose(file, base, only string, depth int) error {
 		return w.service(only, service)
 	}
 	c.scan(doc)
-	for key, value := range entries(doc, 0) {
+	for key, value := range entries(doc) {
 		switch key.Value {
 		case "name":
 			c.named = c.named || (depth == 0 && value.Value != "")
@@ -111,7 +111,7 @@ func (w *walker) resolve(name string) string {
 
 func (w *walker) service(name string, n *yaml.Node) error {
 	active := w.c.active(list(lookup(n, "profiles")))
-	for key, value := range entries(n, 0) {
+	for key, value := range entries(n) {
 		at := w.at(value, "services.%s.%s", name, key.Value)
 		var err error
 		switch key.Value {
@@ -144,7 +144,7 @@ func (w *walker) passed(n *yaml.Node) {
 		}
 		return
 	}
-	for key, value := range entries(n, 0) {
+	for key, value := range entries(n) {
 		if value.Tag == "!!null" {
 			w.c.wanted[key.Value] = true
 		}
