@@ -113,10 +113,10 @@ func (m *mapper) placement(s types.ServiceConfig) *coordinatorv1.Placement {
 	if s.Platform != "" {
 		os, rest, _ := strings.Cut(s.Platform, "/")
 		arch, _, _ := strings.Cut(rest, "/")
-		out.Constraints = append(out.Constraints, "node.platform.os=="+os)
 		if arch != "" {
 			out.Constraints = append(out.Constraints, "node.platform.arch=="+arch)
 		}
+		out.Constraints = append(out.Constraints, "node.platform.os=="+os)
 	}
 	if s.Deploy == nil {
 		return out
@@ -147,7 +147,7 @@ func (m *mapper) placement(s types.ServiceConfig) *coordinatorv1.Placement {
 func (m *mapper) resources(s types.ServiceConfig) *agentv1.Resources {
 	out := &agentv1.Resources{
 		MemoryLimitBytes:       int64(s.MemLimit),
-		NanoCpuLimit:           int64(math.Round(float64(s.CPUS) * nanosPerCPU)),
+		NanoCpuLimit:           nanoCPUs(types.NanoCPUs(s.CPUS)),
 		MemoryReservationBytes: int64(s.MemReservation),
 		PidsLimit:              max(s.PidsLimit, 0),
 	}
@@ -182,8 +182,8 @@ func (m *mapper) resources(s types.ServiceConfig) *agentv1.Resources {
 	return out
 }
 
-// nanoCPUs rounds: 0.1 CPUs as a float are not quite a tenth.
-func nanoCPUs(n types.NanoCPUs) int64 { return int64(math.Round(float64(n.Value()) * nanosPerCPU)) }
+// nanoCPUs are billionths of a CPU.
+func nanoCPUs(n types.NanoCPUs) int64 { return int64(math.Round(widen(n.Value()) * nanosPerCPU)) }
 
 // gpu maps one device request.
 func (m *mapper) gpu(service string, r types.DeviceRequest) *agentv1.GpuRequest {
@@ -230,7 +230,7 @@ func (m *mapper) policy(service, key string, c *types.UpdateConfig, s *coordinat
 		if c.Monitor == 0 {
 			monitor = defaultMonitor
 		}
-		out.MaxFailureRatio = roundRatio(c.MaxFailureRatio)
+		out.MaxFailureRatio = widen(c.MaxFailureRatio)
 		if out.MaxFailureRatio < 0 || out.MaxFailureRatio > 1 {
 			m.refuse(service, key+".max_failure_ratio", "%v is not between 0 and 1", c.MaxFailureRatio)
 		}
@@ -263,13 +263,13 @@ func (m *mapper) policy(service, key string, c *types.UpdateConfig, s *coordinat
 	return out
 }
 
-// roundRatio takes the noise of a 32-bit float away: 0.3 shall stay 0.3.
-func roundRatio(ratio float32) float64 {
-	r, err := strconv.ParseFloat(strconv.FormatFloat(float64(ratio), 'g', -1, 32), 64)
+// widen takes the noise of a 32-bit float away: 0.3 shall stay 0.3.
+func widen(f float32) float64 {
+	wide, err := strconv.ParseFloat(strconv.FormatFloat(float64(f), 'g', -1, 32), 64)
 	if err != nil {
-		return float64(ratio)
+		return float64(f)
 	}
-	return r
+	return wide
 }
 
 // watchWindow is how long a HEALTHCHECK may take to notice that an instance is broken: a shorter watch would call the update a success.

@@ -14,12 +14,6 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Bounds on what a compose file may unfold to. Aliases count as often as they are used.
-const (
-	maxDepth = 64
-	maxNodes = 100_000
-)
-
 // document is one YAML file, kept as nodes to tell where a key stands.
 type document struct {
 	// name for messages.
@@ -28,6 +22,8 @@ type document struct {
 	roots []*yaml.Node
 	// visits counts nodes, aliases unfolded.
 	visits int
+	// cost of interpolating all of it.
+	cost int
 }
 
 // parseDocument reads a file and bounds what it unfolds to. Errors name file and line.
@@ -71,6 +67,9 @@ func (d *document) bound(n *yaml.Node, depth int) error {
 	}
 	if n.Kind == yaml.AliasNode {
 		return d.bound(n.Alias, depth+1)
+	}
+	if d.cost += substitutionCost(n.Value); d.cost > maxSubstitution {
+		return fmt.Errorf("%s:%d: too many variables in long values: put such text into a config file", d.name, n.Line)
 	}
 	for _, c := range n.Content {
 		if err := d.bound(c, depth+1); err != nil {

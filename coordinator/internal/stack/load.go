@@ -102,8 +102,13 @@ func loadProject(ctx context.Context, src *coordinatorv1.StackSource) (_ *projec
 	return p, nil
 }
 
-// compose lets compose-go load the files.
-func (p *project) compose(ctx context.Context, src *coordinatorv1.StackSource, files []string) error {
+// compose lets compose-go load the files. It asserts types before it validates them, so that a strange file can make it panic.
+func (p *project) compose(ctx context.Context, src *coordinatorv1.StackSource, files []string) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the compose files cannot be read: a value is of a kind that does not belong there (%v)", r)
+		}
+	}()
 	details := types.ConfigDetails{WorkingDir: p.src.local(p.src.project), Environment: maps.Clone(p.src.env)}
 	// Included and extended files are opened by their names; so is the .env file beside an included one.
 	for name := range p.survey.documents {
@@ -221,12 +226,16 @@ func (p *project) withoutVersion(hostPath string) []byte {
 func (p *project) resolveFiles() error {
 	for _, name := range slices.Sorted(maps.Keys(p.Project.Services)) {
 		s := p.Project.Services[name]
+		sizes := p.sizes(s)
 		var present []types.EnvFile
 		for _, f := range s.EnvFiles {
 			hostPath, inside := p.src.global(f.Path)
 			content, sent := p.src.files[hostPath]
 			switch {
 			case inside && sent:
+				if err := checkVariables(p.src.show(hostPath), content, sizes); err != nil {
+					return err
+				}
 				if err := p.src.write(hostPath, content); err != nil {
 					return err
 				}
@@ -242,12 +251,11 @@ func (p *project) resolveFiles() error {
 			if !inside || !sent {
 				return fmt.Errorf("%sservice %s: label_file %s is not among the files that were sent", p.survey.where("services", name, "label_file"), name, p.src.show(hostPath))
 			}
-			if err := p.src.write(hostPath, content); err != nil {
+			if err := errors.Join(checkVariables(p.src.show(hostPath), content, sizes), p.src.write(hostPath, content)); err != nil {
 				return err
 			}
 		}
-		s.PreStart = nil // refused later; its own env_file must not be opened.
-		if hooks := p.Project.Services[name].PreStart; len(hooks) > 0 {
+		if len(s.PreStart) > 0 { // before its own env_file could be opened.
 			return fmt.Errorf("%sservice %s: pre_start is not supported: make the hook a service of its own with x-muster: {job: true}, and depend on it with condition: service_completed_successfully",
 				p.survey.where("services", name, "pre_start"), name)
 		}
@@ -259,6 +267,17 @@ func (p *project) resolveFiles() error {
 	}
 	p.Project, err = resolved.WithServicesLabelsResolved(false)
 	return err
+}
+
+// sizes of the variables that an env_file of a service may refer to.
+func (p *project) sizes(s types.ServiceConfig) map[string]int {
+	sizes := sizesOf(p.src.env)
+	for name, value := range s.Environment {
+		if value != nil {
+			sizes[name] = max(sizes[name], len(*value))
+		}
+	}
+	return sizes
 }
 
 // globalize turns the paths of the private directory into those of the hosts, in every text below v.

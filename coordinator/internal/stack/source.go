@@ -18,9 +18,10 @@ import (
 
 // Limits of what a client may send. A stack is text that people write; what is larger is a mistake or an attack.
 const (
-	maxSourceBytes = 1 << 20
-	maxSourceFiles = 512
-	maxPathBytes   = 1024
+	maxSourceBytes      = 1 << 20
+	maxEnvironmentBytes = 256 << 10
+	maxSourceFiles      = 512
+	maxPathBytes        = 1024
 )
 
 // noProject stands for the project directory when the client names none. It is deep, so that "../" stays visible below it.
@@ -47,7 +48,7 @@ type source struct {
 // newSource checks what the client sent.
 func newSource(src *coordinatorv1.StackSource) (*source, error) {
 	s := &source{project: noProject, files: map[string][]byte{}, unset: map[string]bool{}}
-	if err := checkSize(src.GetFiles()); err != nil {
+	if err := checkSize(src); err != nil {
 		return nil, err
 	}
 	if dir := src.GetProjectDirectory(); dir != "" {
@@ -75,7 +76,15 @@ func newSource(src *coordinatorv1.StackSource) (*source, error) {
 }
 
 // checkSize refuses what is too large before anything is parsed.
-func checkSize(files []*coordinatorv1.StackFile) error {
+func checkSize(src *coordinatorv1.StackSource) error {
+	files := src.GetFiles()
+	variables := 0
+	for name, value := range src.GetEnvironment() {
+		variables += len(name) + len(value)
+	}
+	if variables > maxEnvironmentBytes {
+		return fmt.Errorf("the variables are %s together, and %s is the limit", formatBytes(int64(variables)), formatBytes(maxEnvironmentBytes))
+	}
 	total := 0
 	var largest *coordinatorv1.StackFile
 	for _, f := range files {
@@ -124,6 +133,9 @@ func (s *source) dotenv(dir string, given map[string]string) (map[string]string,
 	content, ok := s.files[path.Join(dir, ".env")]
 	if !ok {
 		return env, nil
+	}
+	if err := checkVariables(s.show(path.Join(dir, ".env")), content, sizesOf(given)); err != nil {
+		return nil, err
 	}
 	fromFile, err := dotenv.ParseWithLookup(bytes.NewReader(content), func(name string) (string, bool) {
 		v, ok := given[name]

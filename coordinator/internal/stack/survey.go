@@ -25,6 +25,8 @@ type survey struct {
 	seen map[string]bool
 	// unknown keys of all documents.
 	unknown []string
+	// bytes of all documents with aliases and variables put in, and how many services extend others.
+	bytes, extending int
 }
 
 // look surveys the compose files, by their host paths.
@@ -37,6 +39,9 @@ func look(src *source, composeFiles []string) (*survey, error) {
 	}
 	if len(v.unknown) > 0 {
 		return nil, problems(v.unknown)
+	}
+	if v.extending*v.bytes > maxExtendedBytes {
+		return nil, fmt.Errorf("%d services extend others, in files of %s: write fewer, or shorter ones", v.extending, formatBytes(int64(v.bytes)))
 	}
 	return v, nil
 }
@@ -70,6 +75,10 @@ func (v *survey) file(hostPath, base string, env map[string]string, includes boo
 		return err
 	}
 	for _, tree := range trees {
+		size := expandedSize(tree, env, references(), maxExpandedBytes)
+		if v.bytes += size; size > maxExpandedBytes {
+			return fmt.Errorf("%s: with aliases and variables put in, the file has more than %s", d.name, formatBytes(maxExpandedBytes))
+		}
 		// What cannot be interpolated is left out here and reported by compose-go with all its neighbours.
 		tree, _ = interpolation.Interpolate(tree, interpolation.Options{LookupValue: lookup(env), Substitute: v.src.substitute})
 		if err := v.tree(d, tree, base, env, includes); err != nil {
@@ -92,6 +101,9 @@ func (v *survey) tree(d *document, tree map[string]any, base string, env map[str
 		services := mapping(tree[section])
 		for _, name := range slices.Sorted(maps.Keys(services)) {
 			service := mapping(services[name])
+			if service["extends"] != nil {
+				v.extending++
+			}
 			if err := v.extends(service, base, env); err != nil {
 				return fmt.Errorf("service %s: extends: %w", name, err)
 			}

@@ -121,15 +121,20 @@ func (m *mapper) data(s types.ServiceConfig, out *coordinatorv1.Service, shared 
 	for name, v := range m.Volumes {
 		names[v.Name] = name
 	}
-	var local []*agentv1.Mount
+	var local, writable []*agentv1.Mount
 	for _, mount := range out.GetTemplate().GetMounts() {
 		switch mount.GetType() {
 		case "volume":
-			if mount.GetSource() != "" && !isShared(mount.GetSource(), names[mount.GetSource()]) {
+			if mount.GetSource() == "" || isShared(mount.GetSource(), names[mount.GetSource()]) {
+				continue
+			}
+			writable = append(writable, mount)
+			if !remote(mount) {
 				local = append(local, mount)
 			}
 		case "bind":
 			if !isShared(mount.GetSource(), mount.GetSource()) && m.relative[mount.GetSource()] {
+				writable = append(writable, mount)
 				local = append(local, mount)
 			}
 		}
@@ -140,11 +145,19 @@ func (m *mapper) data(s types.ServiceConfig, out *coordinatorv1.Service, shared 
 		}
 	}
 	out.Pinned = describePins(local)
-	out.StopFirst = m.exclusive(out, local)
+	out.StopFirst = m.exclusive(out, writable)
+}
+
+// remote says that the data of a volume is not on the host that mounts it: it comes over the network, or by a driver of its own.
+func remote(mount *agentv1.Mount) bool {
+	if mount.GetVolumeDriver() != "" && mount.GetVolumeDriver() != "local" {
+		return true
+	}
+	return slices.Contains([]string{"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p"}, mount.GetVolumeOptions()["type"])
 }
 
 // exclusive says why two instances of a service cannot run at once on a host; empty if they can.
-func (m *mapper) exclusive(s *coordinatorv1.Service, local []*agentv1.Mount) string {
+func (m *mapper) exclusive(s *coordinatorv1.Service, data []*agentv1.Mount) string {
 	t := s.GetTemplate()
 	if ports := fixedPorts(s); len(ports) > 0 {
 		return "host port " + strconv.FormatUint(uint64(ports[0].GetHostPort()), 10) + " can be bound once per host"
@@ -158,7 +171,7 @@ func (m *mapper) exclusive(s *coordinatorv1.Service, local []*agentv1.Mount) str
 	if s.GetReplicas() > 1 && !s.GetPlacement().GetGlobal() { // several instances that run at once can share their data.
 		return ""
 	}
-	for _, mount := range local {
+	for _, mount := range data {
 		if mount.GetReadOnly() {
 			continue
 		}
