@@ -62,8 +62,9 @@ lint: $(tools)/buf $(tools)/golangci-lint ## Lints protos, their compatibility a
 	$(tools)/golangci-lint run ./...
 
 .PHONY: unit
-unit: $(tools)/report # Runs all tests that need neither root nor Docker, internal/archtest among them, with the race detector where there is a C compiler.
+unit: $(tools)/report # Runs the tests of every package, internal/archtest among them, with the race detector where there is a C compiler.
 	@$(setup) race || true
+	@$(setup) engine || true
 	@if $(setup) --have race; then export CGO_ENABLED=1; race=-race note=; else race= note='ran without -race: there is no C compiler'; fi; \
 	$(GO) -C internal/tools vet ./report; $(GO) -C internal/tools test ./report >/dev/null; \
 	$(GO) test $$race -json -timeout 10m ./... | $(tools)/report -name unit -note "$$note" -to $(reports)/1-unit.txt
@@ -72,7 +73,8 @@ unit: $(tools)/report # Runs all tests that need neither root nor Docker, intern
 
 .PHONY: test
 test: unit e2e ## Sets this machine up and runs all tests, the end-to-end ones on real engines included.
-	@echo; cat $(reports)/1-unit.txt $(reports)/2-e2e.txt
+	@echo
+	@cat $(reports)/1-unit.txt $(reports)/2-e2e.txt
 
 .PHONY: e2e
 e2e: $(tools)/report ## Runs the end-to-end tests on real Docker engines.

@@ -17,7 +17,7 @@ import (
 
 func main() {
 	name := flag.String("name", "test", "what the closing lines call this run")
-	to := flag.String("to", "", "`FILE` that gets a copy of the closing lines")
+	to := flag.String("to", "", "`FILE` that gets the packages' lines and the closing ones, to be shown again")
 	note := flag.String("note", "", "a line for the closing lines, such as a restriction of this run")
 	each := flag.Bool("each", false, "print a line for every top-level test, not only for failures")
 	flag.Parse()
@@ -29,7 +29,7 @@ func main() {
 	}
 	closing := r.closing(*name, *note)
 	if *to != "" {
-		if err := save(*to, closing); err != nil {
+		if err := save(*to, strings.Join(r.lines, "")+closing); err != nil {
 			fmt.Fprintln(os.Stderr, "report:", err)
 			os.Exit(2)
 		}
@@ -64,7 +64,7 @@ type report struct {
 
 	passed, skipped, failed int
 	packages, broken        int      // broken packages did not build or did not end as they should
-	lines                   []string // go test's closing line of each package
+	lines                   []string // go test's line about each package
 	skips                   []string // skipped tests with their reasons
 	failures                []string // failed tests
 }
@@ -161,16 +161,13 @@ func (r *report) endPackage(e event) {
 	}
 	if closing != "" {
 		fmt.Fprintln(r.out, closing)
-		r.lines = append(r.lines, closing)
+		r.lines = append(r.lines, closing+"\n")
 	}
 }
 
-// closing returns what the run ends with.
+// closing returns what the run ends with: what was skipped, what failed, and the sum.
 func (r *report) closing(name, note string) string {
 	var b strings.Builder
-	for _, line := range r.lines {
-		fmt.Fprintln(&b, line)
-	}
 	for _, skip := range r.skips {
 		fmt.Fprintf(&b, "%s: skipped %s\n", name, skip)
 	}

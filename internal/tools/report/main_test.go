@@ -10,7 +10,7 @@ func TestReport(t *testing.T) {
 	const module = "github.com/spheroseg/muster/"
 	tests := []struct {
 		name, in     string
-		want, refuse []string // parts of the closing lines
+		want, refuse []string // parts of the packages' and the closing lines
 		printed      string   // a part of what is printed on the way
 		bad          bool
 	}{
@@ -72,7 +72,7 @@ func TestReport(t *testing.T) {
 			if err := r.read(strings.NewReader(tt.in)); err != nil {
 				t.Fatal(err)
 			}
-			closing := r.closing("x", "")
+			closing := strings.Join(r.lines, "") + r.closing("x", "")
 			for _, part := range tt.want {
 				if !strings.Contains(closing, part) {
 					t.Errorf("closing lines = %q, want %q in them", closing, part)
