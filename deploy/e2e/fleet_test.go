@@ -19,26 +19,6 @@ import (
 	"github.com/spheroseg/muster/deploy/fleet"
 )
 
-func open(t *testing.T) *fleet.Fleet {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("not root: machines, engines and their clean-up were not tested")
-	}
-	f, err := fleet.Open(t.Context(), fleet.Options{Name: "fleettest", Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			f.Logs(t.Output(), 30)
-		}
-		if err := f.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	return f
-}
-
 // traces of fleets in the root namespaces: mounts, links, cgroups and folders.
 func traces(t *testing.T) []string {
 	t.Helper()
@@ -48,7 +28,7 @@ func traces(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "muster-fleet-fleettest") || strings.Contains(line, "docker") {
+		if strings.Contains(line, "muster-fleet-e2e") || strings.Contains(line, "docker") {
 			found = append(found, line)
 		}
 	}
@@ -59,7 +39,7 @@ func traces(t *testing.T) []string {
 	for _, l := range links {
 		found = append(found, "link "+l.Name)
 	}
-	for _, pattern := range []string{"/sys/fs/cgroup/*/muster-fleet-*", "/sys/fs/cgroup/muster-fleet-*", filepath.Join(os.TempDir(), "muster-fleet-fleettest*")} {
+	for _, pattern := range []string{"/sys/fs/cgroup/*/muster-fleet-*", "/sys/fs/cgroup/muster-fleet-*", filepath.Join(os.TempDir(), "muster-fleet-e2e-*")} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

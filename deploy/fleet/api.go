@@ -249,6 +249,8 @@ type Event struct {
 	}
 	// TimeNano is the time of the event.
 	TimeNano int64 `json:"timeNano"`
+	// Engine that told of it, if a witness wrote it down.
+	Engine *Engine `json:"-"`
 }
 
 // Name of the container.

@@ -87,11 +87,7 @@ func (f *Fleet) StartMuster(ctx context.Context, programs Programs, coordinators
 	if err != nil {
 		return nil, err
 	}
-	m := &Muster{f: f, programs: programs, Env: []string{
-		"MUSTERCTL_CONFIG=" + filepath.Join(home, "config.yaml"),
-		"XDG_STATE_HOME=" + filepath.Join(home, "state"),
-		"XDG_CACHE_HOME=" + filepath.Join(home, "cache"),
-	}}
+	m := &Muster{f: f, programs: programs, Env: environment(home)}
 	token := filepath.Join(home, "admin.token")
 	for i, spec := range coordinators {
 		args := []string{"init", "--cluster", "fleet", "--admin-token-file", token}
@@ -175,12 +171,8 @@ func (m *Muster) startAgent(ctx context.Context, spec AgentSpec) error {
 	if err != nil {
 		return err
 	}
-	var endpoints []string
-	for _, c := range m.Coordinators {
-		endpoints = append(endpoints, c.Endpoint())
-	}
 	_, err = m.f.Run(ctx, Command{Path: m.programs.Agent, Stdin: token, Machine: spec.Machine, Args: []string{
-		"join", "--data-dir", dir, "--coordinator", strings.Join(endpoints, ","), "--token-file", "-", "--name", spec.Name,
+		"join", "--data-dir", dir, "--coordinator", m.endpoints(), "--token-file", "-", "--name", spec.Name,
 	}})
 	if err != nil {
 		return err
@@ -227,6 +219,46 @@ func (m *Muster) Ctl(ctx context.Context, args ...string) (Result, error) {
 // CtlTo is Ctl with its output sent to writers as it comes.
 func (m *Muster) CtlTo(ctx context.Context, stdout, stderr io.Writer, args ...string) error {
 	return m.f.RunTo(ctx, m.Command(args...), stdout, stderr)
+}
+
+// Login returns the same cluster as seen by another person or program, who has a certificate of their own, and the folder with that certificate.
+func (m *Muster) Login(ctx context.Context, name, role string) (*Muster, string, error) {
+	token, err := m.token(ctx, "operator", "user", "token", "--for", name, "--role", role)
+	if err != nil {
+		return nil, "", err
+	}
+	home, err := m.f.path("user-" + name)
+	if err != nil {
+		return nil, "", err
+	}
+	other := &Muster{f: m.f, programs: m.programs, Coordinators: m.Coordinators, Agents: m.Agents, Env: environment(home)}
+	login := other.Command("login", "--coordinator", other.endpoints(), "--token-file", "-")
+	login.Stdin = token
+	if _, err := m.f.Run(ctx, login); err != nil {
+		return nil, "", err
+	}
+	found, err := filepath.Glob(filepath.Join(home, "state", "musterctl", "*", "identity.crt"))
+	if err != nil || len(found) != 1 {
+		return nil, "", fmt.Errorf("certificate of %s below %s: found %v, want one: %w", name, home, found, err)
+	}
+	return other, filepath.Dir(found[0]), nil
+}
+
+// environment keeps what musterctl writes inside a folder.
+func environment(home string) []string {
+	return []string{
+		"MUSTERCTL_CONFIG=" + filepath.Join(home, "config.yaml"),
+		"XDG_STATE_HOME=" + filepath.Join(home, "state"),
+		"XDG_CACHE_HOME=" + filepath.Join(home, "cache"),
+	}
+}
+
+func (m *Muster) endpoints() string {
+	var endpoints []string
+	for _, c := range m.Coordinators {
+		endpoints = append(endpoints, c.Endpoint())
+	}
+	return strings.Join(endpoints, ",")
 }
 
 // Items runs musterctl with -o json and decodes the items.

@@ -41,6 +41,7 @@ func (w *Witness) follow(ctx context.Context, e *Engine, since time.Time) {
 		// An engine that is down ends the stream with an error, which the next try outlives.
 		_ = e.Events(ctx, since, time.Time{}, func(ev Event) {
 			since = time.Unix(0, ev.TimeNano+1)
+			ev.Engine = e
 			w.add(ev)
 		})
 		select {
@@ -78,6 +79,18 @@ func (w *Witness) Names(mark int, action, prefix string) []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// First returns the first event of the action since mark; false if there was none.
+func (w *Witness) First(mark int, action, prefix string) (Event, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.events[mark:] {
+		if e.Action == action && strings.HasPrefix(e.Name(), prefix) {
+			return e, true
+		}
+	}
+	return Event{}, false
 }
 
 // Await waits until the action has happened n times since mark.

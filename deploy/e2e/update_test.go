@@ -1,0 +1,257 @@
+//go:build e2e
+
+package e2e_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spheroseg/muster/deploy/fleet"
+)
+
+// TestMuster walks through the main job on one fleet; each part finds the stack as the one before left it.
+func TestMuster(t *testing.T) {
+	start := time.Now()
+	h := furnish(t)
+	t.Logf("a fleet of 3 coordinators, 3 engines, registry and proxy after %s", time.Since(start))
+	for _, part := range []struct {
+		name string
+		do   func(*testing.T, *house)
+	}{
+		{"first deploy", firstDeploy},
+		{"rolling update", rollingUpdate},
+		{"nothing to do", nothingToDo},
+		{"failed update rolls back", failedUpdate},
+		{"leader killed", leaderKilled},
+		{"registry gone after the pull", registryGone},
+		{"agent killed between create and start", agentKilled},
+		{"engine killed", engineKilled},
+		{"bad input", badInput},
+		{"other services", otherServices},
+	} {
+		if !t.Run(part.name, func(t *testing.T) { part.do(t, h) }) && part.name == "first deploy" {
+			t.Fatal("nothing can be tested on a stack that is not there")
+		}
+	}
+}
+
+func firstDeploy(t *testing.T, h *house) {
+	mark := h.Witness.Mark()
+	h.apply(t, h.shop("v1")).want(t, 0)
+	h.settled(t, "v1")
+	h.onceEach(t, mark)
+	containers, err := h.Containers(t.Context(), label)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range containers {
+		if !strings.HasPrefix(c.Image, h.Registry.Address+"/shop-app@sha256:") {
+			t.Errorf("%s runs %s, which is not pinned by digest", c.Name(), c.Image)
+		}
+	}
+	for i, e := range h.Engines {
+		list, err := e.Containers(t.Context(), label)
+		if err != nil || len(list) != replicas/len(h.Engines) {
+			t.Errorf("h%d has %d instances, want %d: %v", i+1, len(list), replicas/len(h.Engines), err)
+		}
+	}
+}
+
+func rollingUpdate(t *testing.T, h *house) {
+	mark := h.Witness.Mark()
+	stop := h.loaded(t, false)
+	kept := h.loaded(t, true)
+	h.apply(t, h.shop("v2")).want(t, 0)
+	unharmed(t, stop())
+	unharmed(t, kept())
+	h.settled(t, "v2")
+	h.onceEach(t, mark)
+}
+
+func nothingToDo(t *testing.T, h *house) {
+	mark := h.Witness.Mark()
+	h.apply(t, h.shop("v2")).want(t, 0)
+	if made := h.Witness.Names(mark, "create", prefix); len(made) > 0 {
+		t.Errorf("the same file again created %v", made)
+	}
+}
+
+func failedUpdate(t *testing.T, h *house) {
+	stop := h.loaded(t, false)
+	h.apply(t, h.shop("bad")).want(t, 1)
+	report := stop()
+	unharmed(t, report)
+	if n := report.Versions["bad"]; n > 0 {
+		t.Errorf("the version that never became ready answered %d requests", n)
+	}
+	h.settled(t, "v2")
+}
+
+func leaderKilled(t *testing.T, h *house) {
+	leader, err := h.Muster.Leader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark := h.Witness.Mark()
+	stop := h.loaded(t, false)
+	wait := h.applying(t, h.shop("v1"))
+	h.await(t, mark, "start", 2)
+	if err := leader.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	wait().want(t, 0)
+	unharmed(t, stop())
+	next, err := h.Muster.Leader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next.Name == leader.Name {
+		t.Errorf("%s leads, and was killed", leader.Name)
+	}
+	h.settled(t, "v1")
+	h.onceEach(t, mark)
+	if err := leader.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Muster.Voters(t.Context(), 3); err != nil {
+		t.Error(err)
+	}
+}
+
+// await waits for the n-th action on the stack's containers.
+func (h *house) await(t *testing.T, mark int, action string, n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
+	defer cancel()
+	if err := h.Witness.Await(ctx, mark, action, prefix, n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func registryGone(t *testing.T, h *house) {
+	mark := h.Witness.Mark()
+	wait := h.applying(t, h.shop("v5"))
+	h.await(t, mark, "create", 1)
+	if err := h.Registry.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	wait().want(t, 0)
+	h.settled(t, "v5")
+	h.onceEach(t, mark)
+	if err := h.Registry.Process.Restart(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// agentKilled repeats until an agent has died in the gap.
+func agentKilled(t *testing.T, h *house) {
+	hit := false
+	for i := 0; i < 6 && !hit; i++ {
+		version := []string{"v1", "v2"}[i%2]
+		mark := h.Witness.Mark()
+		wait := h.applying(t, h.shop(version))
+		h.await(t, mark, "create", 1)
+		created, ok := h.Witness.First(mark, "create", prefix)
+		if !ok {
+			t.Fatal("the event is gone")
+		}
+		agent := h.agent(t, created.Engine.Machine.Name)
+		if err := agent.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		var state struct{ State struct{ Status string } }
+		if err := created.Engine.Inspect(t.Context(), created.Actor.ID, &state); err != nil {
+			t.Fatal(err)
+		}
+		hit = state.State.Status == "created"
+		t.Logf("%s was killed with %s in state %q", agent.Name, created.Name(), state.State.Status)
+		// The run must wait, and not work around the host: give it the time to do it wrong.
+		h.pause(t, 2*time.Second)
+		if err := agent.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		wait().want(t, 0)
+		h.settled(t, version)
+		h.onceEach(t, mark)
+		if t.Failed() {
+			return
+		}
+	}
+	if !hit {
+		t.Error("no agent died between create and start in six updates")
+	}
+}
+
+func (h *house) agent(t *testing.T, name string) *fleet.Agent {
+	t.Helper()
+	for _, a := range h.Muster.Agents {
+		if a.Name == name {
+			return a
+		}
+	}
+	t.Fatalf("there is no agent %s", name)
+	return nil
+}
+
+func (h *house) pause(t *testing.T, d time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
+}
+
+// engineKilled takes the daemon away from under the second host. What ran there dies with it, by Docker's own doing; the run goes on when it is back.
+func engineKilled(t *testing.T, h *house) {
+	before := h.version(t)
+	target := map[string]string{"v1": "v2", "v2": "v1", "v5": "v1"}[before]
+	mark := h.Witness.Mark()
+	wait := h.applying(t, h.shop(target))
+	h.await(t, mark, "start", 2)
+	engine := h.Engines[1]
+	if err := engine.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	h.pause(t, 2*time.Second)
+	if err := engine.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	o := wait()
+	if err := h.Muster.HostsUp(t.Context(), len(h.Hosts)); err != nil {
+		t.Error(err)
+	}
+	switch o.code {
+	case 0:
+		h.settled(t, target)
+	case 1:
+		if !strings.Contains(o.text, "rolled back") {
+			t.Errorf("the run neither finished nor rolled back:\n%s", o.text)
+		}
+		h.settled(t, before)
+	default:
+		t.Errorf("musterctl ended with %d:\n%s", o.code, o.text)
+	}
+	t.Logf("ended with %d, after the engine came back", o.code)
+}
+
+// version that runs now.
+func (h *house) version(t *testing.T) string {
+	t.Helper()
+	containers, err := h.Containers(t.Context(), label)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range containers {
+		for v, image := range h.images {
+			if c.State == "running" && c.ImageID == image.ID() {
+				return v
+			}
+		}
+	}
+	t.Fatal("no version runs")
+	return ""
+}
