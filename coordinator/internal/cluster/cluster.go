@@ -29,6 +29,9 @@ var ErrStale = errors.New("cluster: this coordinator has heard no leader since i
 
 const (
 	transferTries = 3
+	// commitTimeout is after how long, up to twice that, an idle leader tells followers how far it has committed. A read on a follower
+	// right after a write waits for it; raft's own 50 ms made that 80 ms, this makes it 30 ms for 30 small messages a second.
+	commitTimeout = 20 * time.Millisecond
 	// drainTimeout bounds how long Run waits for calls under way when it ends.
 	drainTimeout = 5 * time.Second
 )
@@ -136,6 +139,7 @@ func raftConfig(o *Options) *raft.Config {
 	conf.HeartbeatTimeout = o.Profile.Heartbeat
 	conf.ElectionTimeout = o.Profile.Election
 	conf.LeaderLeaseTimeout = o.Profile.LeaderLease
+	conf.CommitTimeout = commitTimeout
 	conf.MaxAppendEntries = 128
 	conf.BatchApplyCh = true
 	conf.ShutdownOnRemove = false

@@ -30,6 +30,7 @@ type table struct {
 	slow time.Duration
 
 	mu      sync.Mutex
+	held    chan struct{} // Apply waits until it is closed; nil for no wait
 	index   uint64
 	changed chan struct{}
 	rows    map[string]string
@@ -51,6 +52,12 @@ func newTable() *table {
 func (t *table) Apply(index uint64, cmd *raftv1.Command) *raftv1.Result {
 	if t.slow > 0 {
 		<-time.After(t.slow)
+	}
+	t.mu.Lock()
+	held := t.held
+	t.mu.Unlock()
+	if held != nil {
+		<-held
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -109,6 +116,20 @@ func (t *table) Wait(ctx context.Context, index uint64) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// hold stops Apply until the returned function is called.
+func (t *table) hold() (release func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	held := make(chan struct{})
+	t.held = held
+	return sync.OnceFunc(func() {
+		t.mu.Lock()
+		t.held = nil
+		t.mu.Unlock()
+		close(held)
+	})
 }
 
 func (t *table) get(name string) string {
@@ -187,6 +208,9 @@ type fleet struct {
 	dirs  map[string]string
 	edit  func(*cluster.Options)
 	nodes map[string]*node
+	// accept and connect, if there are any, put something between the network and raft.
+	accept  func(name string, l net.Listener) net.Listener
+	connect func(name string, c net.Conn) net.Conn
 }
 
 const clusterID = "8c1b5c0e"
@@ -212,7 +236,15 @@ func (f *fleet) options(name string, fsm *table) cluster.Options {
 // newFleet founds a cluster and lets the other members join; edit may change the options of every member.
 func newFleet(t *testing.T, edit func(*cluster.Options), names ...string) *fleet {
 	t.Helper()
-	f := &fleet{t: t, net: newNetwork(), dirs: map[string]string{}, edit: edit, nodes: map[string]*node{}}
+	f := &fleet{t: t, edit: edit}
+	f.found(names...)
+	return f
+}
+
+func (f *fleet) found(names ...string) {
+	t := f.t
+	t.Helper()
+	f.net, f.dirs, f.nodes = newNetwork(), map[string]string{}, map[string]*node{}
 	for _, name := range names {
 		f.dirs[name] = t.TempDir()
 	}
@@ -226,7 +258,6 @@ func newFleet(t *testing.T, edit func(*cluster.Options), names ...string) *fleet
 		f.join(name)
 	}
 	f.waitVoters(len(names))
-	return f
 }
 
 func (f *fleet) join(name string) {
@@ -262,11 +293,21 @@ func (f *fleet) start(name string) *node {
 func (f *fleet) newNode(name string) *node {
 	f.t.Helper()
 	raftListener, grpcListener := listen(f.t), listen(f.t)
+	f.net.mu.Lock()
+	f.net.raft[name], f.net.grpc[name] = raftListener.Addr().String(), grpcListener.Addr().String()
+	f.net.mu.Unlock()
 	fsm := newTable()
 	o := f.options(name, fsm)
 	o.Raft = raftListener
+	if f.accept != nil {
+		o.Raft = f.accept(name, raftListener)
+	}
 	o.DialRaft = func(ctx context.Context, addr string) (net.Conn, error) {
-		return f.net.dial(ctx, f.net.raft, name, addr)
+		c, err := f.net.dial(ctx, f.net.raft, name, addr)
+		if err == nil && f.connect != nil {
+			c = f.connect(name, c)
+		}
+		return c, err
 	}
 	o.DialPeer = func(_ context.Context, addr string) (grpc.ClientConnInterface, error) {
 		return grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -282,9 +323,6 @@ func (f *fleet) newNode(name string) *node {
 	coordinatorv1.RegisterPeerServiceServer(server, cluster.NewPeerServer(c))
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(grpcListener) }()
-	f.net.mu.Lock()
-	f.net.raft[name], f.net.grpc[name] = raftListener.Addr().String(), grpcListener.Addr().String()
-	f.net.mu.Unlock()
 	return &node{Cluster: c, name: name, fsm: fsm, stop: func() { server.Stop(); <-served }}
 }
 
