@@ -87,10 +87,10 @@ func (p *placer) eligible(s *coordinatorv1.Service, candidates []*room) ([]*room
 	return up, nil
 }
 
-// crowd is what makes a host a worse choice, most important first: instances of the service with the same value of each spread label,
-// instances of the service on the host, instances of all stacks on the host.
+// crowd is what makes a host a worse choice, most important first: links that could not be made from there, instances of the service with
+// the same value of each spread label, instances of the service on the host, instances of all stacks on the host.
 func (p *placer) crowd(s *coordinatorv1.Service, r *room) []int {
-	var out []int
+	out := []int{p.brokenLinks(s, r)}
 	for _, label := range s.GetPlacement().GetSpread() {
 		value := attributeValues(r.host, label)[0]
 		n := 0
@@ -102,6 +102,48 @@ func (p *placer) crowd(s *coordinatorv1.Service, r *room) []int {
 		out = append(out, n)
 	}
 	return append(out, p.count(s.GetName(), r), r.instances)
+}
+
+// brokenLinks counts the links between s on a host and what is placed already that Link would refuse: a service that others can reach
+// only on its own host belongs to them.
+func (p *placer) brokenLinks(s *coordinatorv1.Service, r *room) int {
+	n := 0
+	for _, other := range p.services {
+		if other == s {
+			continue
+		}
+		hosts := map[*room]bool{}
+		for _, in := range p.instances {
+			if in.service == other && in.assignment != nil {
+				hosts[in.room] = true
+			}
+		}
+		if len(hosts) == 0 {
+			continue
+		}
+		if dependsOn(s, other.GetName()) && !hosts[r] && !p.reachable(other) {
+			n++
+		}
+		if dependsOn(other, s.GetName()) && !p.reachable(s) {
+			delete(hosts, r)
+			n += len(hosts)
+		}
+	}
+	return n
+}
+
+// reachable says whether a service can be reached from other hosts: by Link's rules, before its ports are bound.
+func (p *placer) reachable(s *coordinatorv1.Service) bool {
+	if s.GetJob() {
+		return true
+	}
+	probe := &coordinatorv1.Assignment{Service: s.GetName(), HostAddress: "any", Ports: s.GetTemplate().GetPorts()}
+	at := []*coordinatorv1.Assignment{probe}
+	if s.GetReplicas() > 1 || s.GetPlacement().GetGlobal() {
+		at = append(at, probe)
+	}
+	_, problem := reach(s, at, p.req.Proxies[s.GetName()])
+	return problem == ""
 }
 
 // pinnedState adds to a message that the host with the data is down.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
@@ -178,6 +179,9 @@ func (m *mapper) resources(s types.ServiceConfig) *agentv1.Resources {
 	}
 	if out.MemoryLimitBytes > 0 && out.MemoryReservationBytes > out.MemoryLimitBytes {
 		m.refuse(s.Name, "deploy.resources", "the memory reservation of %s is above the limit of %s", formatBytes(out.MemoryReservationBytes), formatBytes(out.MemoryLimitBytes))
+	}
+	if proto.Equal(out, &agentv1.Resources{}) {
+		return nil
 	}
 	return out
 }

@@ -165,9 +165,6 @@ func flattenMessage(out map[string]string, prefix string, m protoreflect.Message
 		out[strings.TrimSuffix(prefix, ".")] = d.AsDuration().String()
 		return
 	}
-	if prefix != "" && !hasFields(m) { // an empty message says something by being there, like a health gate.
-		out[strings.TrimSuffix(prefix, ".")] = "yes"
-	}
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		path := prefix + string(f.Name())
 		switch {
@@ -183,6 +180,9 @@ func flattenMessage(out map[string]string, prefix string, m protoreflect.Message
 			}
 			out[path] = strings.Join(items, " ")
 		case f.Message() != nil:
+			if f.ContainingOneof() != nil && !hasFields(v.Message()) { // an empty choice says something by being there, like a health gate.
+				out[path] = "yes"
+			}
 			flattenMessage(out, path+".", v.Message())
 		default:
 			out[path] = formatValue(f, v)

@@ -226,12 +226,14 @@ func (p *placer) replaceInPlace() error {
 	return nil
 }
 
-// placeNew finds hosts for the rest. Slots of global services know theirs already.
+// placeNew finds hosts for the rest, those with the least choice first. Slots of global services know theirs already.
 func (p *placer) placeNew() error {
-	for _, in := range p.instances {
-		if in.assignment != nil {
-			continue
-		}
+	rest := slices.DeleteFunc(slices.Clone(p.instances), func(in *instance) bool { return in.assignment != nil })
+	slices.SortStableFunc(rest, func(a, b *instance) int {
+		ra, rb := a.service.GetTemplate().GetResources(), b.service.GetTemplate().GetResources()
+		return cmp.Or(cmp.Compare(p.choice(a), p.choice(b)), cmp.Compare(rb.GetMemoryReservationBytes(), ra.GetMemoryReservationBytes()))
+	})
+	for _, in := range rest {
 		candidates := p.rooms
 		if in.room != nil {
 			candidates = []*room{in.room}
@@ -244,6 +246,17 @@ func (p *placer) placeNew() error {
 		p.takeFixed(in)
 	}
 	return nil
+}
+
+// choice ranks how much choice of hosts an instance has.
+func (p *placer) choice(in *instance) int {
+	switch {
+	case in.room != nil || p.pinned[in.service.GetName()] != nil:
+		return 0
+	case len(in.service.GetPlacement().GetConstraints()) > 0 || len(fixedPorts(in.service)) > 0 || len(in.service.GetTemplate().GetResources().GetGpus()) > 0:
+		return 1
+	}
+	return 2
 }
 
 // allowed says whether a service may be on a host, leaving room aside: its constraints, its data, and its bound of instances per host.
