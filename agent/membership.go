@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/spheroseg/muster/internal/identity"
+	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
+)
+
+const (
+	membershipFile = "agent.yaml"
+	lockFile       = "lock"
+)
+
+// membership is what Join was told, kept in the data directory.
+type membership struct {
+	// Coordinators by host:port.
+	Coordinators []string `yaml:"coordinators"`
+}
+
+func ledgerFile(dir string) string { return filepath.Join(dir, "ledger") }
+
+// loadMembership returns the agent's identity and the coordinators to dial.
+func loadMembership(o Options) (*identity.Credentials, []string, error) {
+	credentials, err := identity.LoadCredentials(o.DataDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("%s holds no identity: get one with `muster-agent join --data-dir %s`: %w", o.DataDir, o.DataDir, err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if id := credentials.ID(); id.Role != accessv1.Role_ROLE_AGENT {
+		return nil, nil, fmt.Errorf("the identity in %s is %s, which is no agent's", o.DataDir, id)
+	}
+	if len(o.Coordinators) > 0 {
+		return credentials, o.Coordinators, nil
+	}
+	path := filepath.Join(o.DataDir, membershipFile)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("coordinators: %w; give them with --coordinator", err)
+	}
+	var m membership
+	decoder := yaml.NewDecoder(bytes.NewReader(raw))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&m); err != nil {
+		return nil, nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	if len(m.Coordinators) == 0 {
+		return nil, nil, fmt.Errorf("%s names no coordinators: add them, or give them with --coordinator", path)
+	}
+	return credentials, m.Coordinators, nil
+}
+
+// saveMembership replaces the file in one step that survives a crash.
+func saveMembership(dir string, m membership) error {
+	raw, err := yaml.Marshal(m)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "."+membershipFile+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // Gone once it was renamed.
+	_, err = f.Write(raw)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), filepath.Join(dir, membershipFile)); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// lockDir takes the data directory for this process, until unlock or its end.
+func lockDir(dir string) (unlock func() error, err error) {
+	path := filepath.Join(dir, lockFile)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = fmt.Errorf("another muster-agent uses %s: stop it first, or give this one another --data-dir", dir)
+		}
+		return nil, errors.Join(err, f.Close())
+	}
+	return f.Close, nil
+}
