@@ -276,6 +276,27 @@ func TestLostLeadershipLeavesOutcomeUnknown(t *testing.T) {
 	}
 }
 
+// A command that was never sent is not in doubt: it goes to the next leader, even if it has no request id.
+func TestUnsentCommandIsNotInDoubt(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, nil, "c1", "c2", "c3")
+	l := f.waitLeader()
+	f.net.isolate(l.name)
+	for name, n := range f.nodes {
+		if n == l {
+			continue
+		}
+		if _, err := n.Peers(); err != nil { // by now it knows that the connection is broken, and may still take l for the leader
+			t.Fatal(err)
+		}
+		cmd := put(name, "v")
+		cmd.RequestId = ""
+		if _, _, err := n.Propose(t.Context(), cmd); err != nil {
+			t.Errorf("Propose on %s: %v", name, err)
+		}
+	}
+}
+
 // Writers use request ids and readers check that they see every acknowledged write, while leaders are cut off one after the other.
 func TestEveryAcknowledgedWriteOnceAndAlwaysSeen(t *testing.T) {
 	t.Parallel()
