@@ -121,7 +121,7 @@ func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opt
 			if err == nil {
 				return nil
 			}
-			if ctx.Err() != nil && len(failures.Errors) > 0 {
+			if (ctx.Err() != nil || status.Code(err) == codes.DeadlineExceeded) && len(failures.Errors) > 0 {
 				return failures
 			}
 			if !Retryable(err) {

@@ -191,6 +191,9 @@ func (a *app) fail(what string, err error, hints map[string]string) error {
 		return nil
 	}
 	e := output.FromRPC(what, err, hints)
+	if e.Code == output.CodeDeclined && e.Reason == "" && a.router.ended.Load() {
+		e.Code = output.CodeInterrupted // gRPC says "cancelled" whoever did it: this time it was we.
+	}
 	if a.client != nil {
 		e.Detail = strings.TrimPrefix(e.Detail+", server "+a.client.Server(), ", ")
 	}

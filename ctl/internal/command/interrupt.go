@@ -10,6 +10,7 @@ import (
 // router sends interrupts to where they are understood: they end the command, or only the following of a run.
 type router struct {
 	following atomic.Bool
+	ended     atomic.Bool // the command was.
 	follower  chan os.Signal
 }
 
@@ -38,6 +39,7 @@ func (a *app) interruptible(ctx context.Context) (context.Context, func()) {
 
 func (r *router) route(s os.Signal, cancel context.CancelFunc) {
 	if !r.following.Load() {
+		r.ended.Store(true)
 		cancel()
 		return
 	}

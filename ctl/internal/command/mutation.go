@@ -91,28 +91,37 @@ func uuid7(now time.Time) (string, error) {
 	return strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-"), nil
 }
 
-// progressView returns how a run is followed. Where following is all that a command does, its events are data.
-func (a *app) progressView(data bool) follow.View {
-	out := a.Stderr
+// progressMode returns how a run is followed. Where the events are data, -o json decides.
+func (a *app) progressMode(data bool) string {
+	switch {
+	case data && a.format == string(output.FormatJSON):
+		return "json"
+	case a.progress != "auto":
+		return a.progress
+	case a.terminal(a.progressOut(data)):
+		return "tty"
+	}
+	return "plain"
+}
+
+// progressOut returns where the events of a run are written.
+func (a *app) progressOut(data bool) io.Writer {
 	if data {
-		out = a.Stdout
+		return a.Stdout
 	}
-	mode := a.progress
-	if mode == "auto" {
-		switch {
-		case data && !a.table():
-			mode = "json"
-		case a.terminal(out):
-			mode = "tty"
-		default:
-			mode = "plain"
-		}
-	}
-	switch mode {
+	return a.Stderr
+}
+
+func (a *app) progressView(data bool) follow.View {
+	out := a.progressOut(data)
+	switch a.progressMode(data) {
 	case "tty":
 		return follow.NewLive(out, a.size(out), a.Now, a.style(out))
 	case "json":
-		return follow.NewJSON(out, a.Stderr)
+		if data {
+			return follow.NewJSON(out, a.Stderr)
+		}
+		return follow.NewJSON(out, nil)
 	case "quiet":
 		return follow.NewQuiet(a.Stderr)
 	}
@@ -137,6 +146,7 @@ func (a *app) follow(ctx context.Context, f followed) error {
 	if f.run != nil {
 		f.id = f.run.GetId()
 	}
+	f.data = f.data && (a.table() || a.format == string(output.FormatJSON))
 	state := follow.NewState(f.id)
 	interrupts, restore := a.router.divert()
 	defer restore()
@@ -228,24 +238,32 @@ func (a *app) ended(s *follow.State, f followed) error {
 			code = output.CodeDone
 		}
 	}
-	if code != output.CodeDone {
-		for _, step := range s.Failed() {
-			a.note("%s on %s: %s", step.GetStepId(), first(step.GetHost(), "-"), follow.Why(step))
-			for _, line := range output.Lines(step.GetFailure().GetEvidence()) {
-				a.note("    %s", line)
-			}
-		}
+	machine := a.progressMode(f.data) == "json" // who reads JSON has seen the failures.
+	if code != output.CodeDone && !machine {
+		a.failures(s)
 	}
-	if !f.data || a.table() {
+	if !f.data || !machine {
 		if err := a.printRun(r, endLine(r, a.Now())); err != nil {
 			return err
 		}
 	}
 	if code != output.CodeDone {
-		a.note("Hint:  musterctl run show %s", r.GetId())
+		if !machine {
+			a.note("Hint:  musterctl run show %s", r.GetId())
+		}
 		return output.Exit{Code: code}
 	}
 	return nil
+}
+
+// failures shows which steps failed, and what was seen.
+func (a *app) failures(s *follow.State) {
+	for _, step := range s.Failed() {
+		a.note("%s on %s: %s", step.GetStepId(), first(step.GetHost(), "-"), follow.Why(step))
+		for _, line := range output.Lines(step.GetFailure().GetEvidence()) {
+			a.note("    %s", line)
+		}
+	}
 }
 
 // printRun writes a run as the data of a command that changed something: one line for a person.
@@ -270,7 +288,7 @@ func endLine(r *coordinatorv1.Run, now time.Time) string {
 	case coordinatorv1.RunState_RUN_STATE_CANCELLED:
 		line += "was cancelled"
 		if by := r.GetCancelledBy(); by != "" {
-			line += " by " + by
+			line += " by " + who(by)
 		}
 		line += "; everything is as before"
 	case coordinatorv1.RunState_RUN_STATE_NEEDS_HUMAN:

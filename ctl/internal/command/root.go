@@ -39,7 +39,7 @@ Every change is a run: it is planned first, followed live, and goes on without t
 	f.StringVar(&a.color, "color", "auto", "when to use colours: auto, always, never")
 	f.BoolVar(&a.noInput, "no-input", false, "never ask")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "show more: steps of plans, and codes, servers and request ids of errors")
-	root.SetFlagErrorFunc(flagError)
+	root.SetFlagErrorFunc(a.flagError)
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.SetHelpCommandGroupID("")
 	a.completeFlags(root)
@@ -126,8 +126,11 @@ func (a *app) unknownCommand(cmd *cobra.Command, args []string) error {
 	return output.Usage(hint, "%s has no command %q", cmd.CommandPath(), args[0])
 }
 
-// flagError names the nearest flag for one that does not exist.
-func flagError(cmd *cobra.Command, err error) error {
+// flagError names the nearest flag for one that does not exist. Flags of a command that does not exist are not the mistake.
+func (a *app) flagError(cmd *cobra.Command, err error) error {
+	if cmd.HasSubCommands() && cmd.Flags().NArg() > 0 {
+		return a.unknownCommand(cmd, cmd.Flags().Args())
+	}
 	hint := cmd.CommandPath() + " --help"
 	if name, ok := strings.CutPrefix(err.Error(), "unknown flag: --"); ok {
 		var names []string

@@ -102,7 +102,7 @@ func (a *app) runShowCommand() *cobra.Command {
 			id := runID(args[0])
 			answer, err := client.GetRun(ctx, &coordinatorv1.GetRunRequest{RunId: id, Plan: plan})
 			if err != nil {
-				return a.missing(cmd.Context(), "run "+id+" cannot be shown", "RUN_NOT_FOUND", "musterctl run show", id, err, a.runIDs)
+				return a.fail("run "+id+" cannot be shown", err, nil)
 			}
 			return a.printer().Print(output.Data{
 				Kind: "Run", Items: []proto.Message{answer}, Names: []string{"run/" + answer.GetRun().GetId()},
@@ -121,7 +121,7 @@ func (a *app) writeRun(w io.Writer, answer *coordinatorv1.GetRunResponse, wide b
 		{"state", output.Word(r.GetState(), "RUN_STATE_")},
 		{"cause", r.GetCause()},
 		{"steps", fmt.Sprintf("%d of %d settled", r.GetStepsSettled(), r.GetStepsTotal())},
-		{"started", output.Age(r.GetCreatedAt(), now) + " ago by " + r.GetCreatedBy()},
+		{"started", output.Age(r.GetCreatedAt(), now) + " ago by " + who(r.GetCreatedBy())},
 		{"reason", r.GetReason()},
 		{"locks", strings.Join(r.GetLocks(), ", ")},
 		{"plan", r.GetPlanHash()},
@@ -188,7 +188,7 @@ func (a *app) runCancelCommand() *cobra.Command {
 		ValidArgsFunction: a.completeRuns(true),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := runID(args[0])
-			return a.control(cmd.Context(), &c, control{id: id, what: "run " + id + " was not cancelled", command: "musterctl run cancel",
+			return a.control(cmd.Context(), &c, control{id: id, what: "run " + id + " was not cancelled",
 				question: "cancel run/" + id + " and take back what it did",
 				call: func(ctx context.Context, runs coordinatorv1.RunServiceClient, request string) (*coordinatorv1.Run, error) {
 					answer, err := runs.CancelRun(ctx, &coordinatorv1.CancelRunRequest{RunId: id, RequestId: request, Reason: c.reason})
@@ -207,7 +207,7 @@ func (a *app) runPauseCommand() *cobra.Command {
 		ValidArgsFunction: a.completeRuns(true),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := runID(args[0])
-			return a.control(cmd.Context(), &c, control{id: id, what: "run " + id + " was not paused", command: "musterctl run pause",
+			return a.control(cmd.Context(), &c, control{id: id, what: "run " + id + " was not paused",
 				call: func(ctx context.Context, runs coordinatorv1.RunServiceClient, request string) (*coordinatorv1.Run, error) {
 					answer, err := runs.PauseRun(ctx, &coordinatorv1.PauseRunRequest{RunId: id, RequestId: request, Reason: c.reason})
 					return answer.GetRun(), err
@@ -226,7 +226,7 @@ func (a *app) runResumeCommand() *cobra.Command {
 		ValidArgsFunction: a.completeRuns(true),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := runID(args[0])
-			return a.control(cmd.Context(), &c, control{id: id, what: "run " + id + " was not resumed", command: "musterctl run resume",
+			return a.control(cmd.Context(), &c, control{id: id, what: "run " + id + " was not resumed",
 				call: func(ctx context.Context, runs coordinatorv1.RunServiceClient, request string) (*coordinatorv1.Run, error) {
 					answer, err := runs.ResumeRun(ctx, &coordinatorv1.ResumeRunRequest{RunId: id, RequestId: request, Reason: c.reason})
 					return answer.GetRun(), err
@@ -239,7 +239,7 @@ func (a *app) runResumeCommand() *cobra.Command {
 
 // control is a word to a run.
 type control struct {
-	id, what, command string
+	id, what string
 	// question is asked first; empty asks nothing.
 	question string
 	call     func(ctx context.Context, runs coordinatorv1.RunServiceClient, request string) (*coordinatorv1.Run, error)
@@ -265,22 +265,11 @@ func (a *app) control(ctx context.Context, c *change, how control) error {
 	defer cancel()
 	r, err := how.call(limited, runs, request)
 	if err != nil {
-		return a.missing(ctx, how.what, "RUN_NOT_FOUND", how.command, how.id, err, a.runIDs)
+		show := "musterctl run show " + how.id
+		return a.fail(how.what, err, map[string]string{"RUN_FINISHED": show, "RUN_NOT_RUNNING": show, "RUN_NOT_PAUSED": show})
 	}
 	if !how.follow || c.detach {
 		return a.printRun(r, "run/"+r.GetId()+" is "+output.Word(r.GetState(), "RUN_STATE_"))
 	}
 	return a.follow(ctx, followed{run: r, known: true, cancelled: how.cancelled})
-}
-
-func (a *app) runIDs(ctx context.Context) []string {
-	answer, err := coordinatorv1.NewRunServiceClient(a.client).ListRuns(ctx, &coordinatorv1.ListRunsRequest{Stale: true})
-	if err != nil {
-		return nil
-	}
-	var ids []string
-	for _, r := range answer.GetRuns() {
-		ids = append(ids, r.GetId())
-	}
-	return ids
 }

@@ -1,13 +1,13 @@
 package command
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/spheroseg/muster/ctl/internal/output"
@@ -30,7 +30,7 @@ func (a *app) secretSetCommand() *cobra.Command {
 It never comes out again. A stack that names the secret takes the newest version with its next release.`,
 		Example: "  openssl rand -base64 32 | musterctl secret set jwt_secret\n  musterctl secret set tls_key --from-file key.pem",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			value, err := a.secretValue(args[0], file)
+			value, err := a.secretValue(cmd.Context(), args[0], file)
 			if err != nil {
 				return err
 			}
@@ -65,7 +65,7 @@ It never comes out again. A stack that names the secret takes the newest version
 }
 
 // secretValue reads the value. It is never an argument: those show in ps and in the shell's history.
-func (a *app) secretValue(name, file string) ([]byte, error) {
+func (a *app) secretValue(ctx context.Context, name, file string) ([]byte, error) {
 	var value []byte
 	var err error
 	switch {
@@ -81,10 +81,10 @@ func (a *app) secretValue(name, file string) ([]byte, error) {
 			return nil, output.Usage("musterctl secret set "+name+" --from-file FILE", "there is no value: standard input is a terminal, and nobody may be asked")
 		}
 		_, _ = fmt.Fprintf(a.Stderr, "value of %s (it is not shown): ", output.Clean(name))
-		value, err = term.ReadPassword(int(a.Stdin.(*os.File).Fd()))
+		value, err = a.readHidden(ctx)
 		_, _ = fmt.Fprintln(a.Stderr)
 		if err != nil {
-			return nil, fmt.Errorf("read the value from the terminal: %w", err)
+			return nil, a.fail("secret "+name+" was not stored", err, nil)
 		}
 	default:
 		if value, err = io.ReadAll(io.LimitReader(a.Stdin, maxSecret+1)); err != nil {

@@ -171,7 +171,7 @@ func (a *app) serviceShowCommand() *cobra.Command {
 			var names, full []string
 			for _, s := range answer.GetServices() {
 				names = append(names, s.GetService().GetName())
-				if s.GetService().GetName() == name {
+				if s.GetService().GetName() == name && (stack == "" || s.GetStack() == stack) {
 					found = append(found, s)
 					full = append(full, s.GetStack()+"/"+name)
 				}

@@ -85,7 +85,7 @@ func (a *app) writeStack(w io.Writer, answer *coordinatorv1.GetStackResponse, wi
 	}
 	if r != nil {
 		pairs = append(pairs, [2]string{"shown release", fmt.Sprintf("%d, %s", r.GetNumber(), output.Word(r.GetState(), "RELEASE_STATE_"))},
-			[2]string{"applied", output.Age(r.GetCreatedAt(), a.Now()) + " ago by " + r.GetCreatedBy()},
+			[2]string{"applied", output.Age(r.GetCreatedAt(), a.Now()) + " ago by " + who(r.GetCreatedBy())},
 			[2]string{"run", r.GetRunId()}, [2]string{"reason", r.GetReason()})
 	}
 	writePairs(w, pairs)

@@ -144,7 +144,7 @@ func (a *app) carryOut(ctx context.Context, c *change, how carriage) error {
 	if !hasChanges(seen.plan) {
 		return a.nothingToDo(seen, how.name)
 	}
-	if a.progress != "quiet" && (a.progress != "json") {
+	if a.chatty() {
 		writePlan(a.Stderr, seen.plan, seen.warnings, a.verbose || a.format == string(output.FormatWide), a.style(a.Stderr))
 	}
 	if err := a.consent(ctx, c, seen.plan, how); err != nil {
@@ -162,6 +162,9 @@ func (a *app) carryOut(ctx context.Context, c *change, how carriage) error {
 	}
 	return a.started(ctx, started.run, c)
 }
+
+// chatty tells whether what happens is told in words beside the data.
+func (a *app) chatty() bool { return a.progress != "quiet" && a.progress != "json" }
 
 // within makes one call within the timeout.
 func (a *app) within(ctx context.Context, plan planner, dryRun bool, hash string) (planned, error) {
@@ -214,6 +217,8 @@ func (a *app) started(ctx context.Context, r *coordinatorv1.Run, c *change) erro
 		a.note("%s", howTo(r.GetId()))
 		return a.printRun(r, "run/"+r.GetId()+" started")
 	}
-	a.note("run/%s started", r.GetId())
+	if a.chatty() {
+		a.note("run/%s started", r.GetId())
+	}
 	return a.follow(ctx, followed{run: r, known: true})
 }

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -75,20 +76,63 @@ func (a *app) ask(ctx context.Context, question string, interrupts <-chan os.Sig
 	return false, nil
 }
 
-// readLine reads a line from the terminal. It waits in short turns, so that nothing is left reading after an interrupt.
+// readLine reads a line from the terminal.
 func (a *app) readLine(ctx context.Context, interrupts <-chan os.Signal) (string, error) {
+	var line strings.Builder
+	for {
+		key, err := a.readKey(ctx, interrupts)
+		switch {
+		case errors.Is(err, io.EOF), key == '\n':
+			return line.String(), nil // the end of the input is an empty answer: no.
+		case err != nil:
+			return "", err
+		}
+		line.WriteByte(key)
+	}
+}
+
+// readHidden reads a line from the terminal without showing it.
+func (a *app) readHidden(ctx context.Context) (value []byte, err error) {
 	f, ok := a.Stdin.(*os.File)
 	if !ok {
-		return "", errors.New("standard input is not a terminal")
+		return nil, errNoTerminal()
 	}
-	var line strings.Builder
-	buffer := make([]byte, 1)
+	before, err := term.MakeRaw(int(f.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("hide what is typed: %w", err)
+	}
+	defer func() { err = errors.Join(err, term.Restore(int(f.Fd()), before)) }()
+	for {
+		key, err := a.readKey(ctx, nil)
+		switch {
+		case errors.Is(err, io.EOF), key == '\r', key == '\n', key == 4: // Ctrl-D
+			return value, nil
+		case err != nil:
+			return nil, err
+		case key == 3: // Ctrl-C is no signal while keys are not shown.
+			return nil, context.Canceled
+		case key == 8, key == 127:
+			value = value[:max(0, len(value)-1)]
+		default:
+			value = append(value, key)
+		}
+	}
+}
+
+func errNoTerminal() error { return errors.New("standard input is not a terminal") }
+
+// readKey reads one byte. It waits in short turns, so that nothing is left reading after an interrupt.
+func (a *app) readKey(ctx context.Context, interrupts <-chan os.Signal) (byte, error) {
+	f, ok := a.Stdin.(*os.File)
+	if !ok {
+		return 0, errNoTerminal()
+	}
 	for {
 		select {
 		case <-ctx.Done():
-			return "", ctx.Err()
+			return 0, ctx.Err()
 		case <-interrupts:
-			return "", context.Canceled
+			return 0, context.Canceled
 		default:
 		}
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}, 100)
@@ -96,14 +140,12 @@ func (a *app) readLine(ctx context.Context, interrupts <-chan os.Signal) (string
 			continue
 		}
 		if err != nil {
-			return "", err
+			return 0, fmt.Errorf("wait for the terminal: %w", err)
 		}
-		if n, err = f.Read(buffer); err != nil || n == 0 {
-			return line.String(), nil // the end of the input is an empty answer: no.
+		var b [1]byte
+		if n, err := f.Read(b[:]); err != nil || n == 0 {
+			return 0, io.EOF
 		}
-		if buffer[0] == '\n' {
-			return line.String(), nil
-		}
-		line.WriteByte(buffer[0])
+		return b[0], nil
 	}
 }

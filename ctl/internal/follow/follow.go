@@ -125,6 +125,8 @@ func read(ctx context.Context, o Options, runID string, index uint64, answers ch
 			return ctx.Err()
 		case err == nil:
 			return nil
+		case hasDeadline(ctx) && status.Code(err) == codes.DeadlineExceeded:
+			return context.DeadlineExceeded // the coordinator knows our deadline, and its clock was a little faster.
 		case rpcerr.Reason(err) == "COMPACTED" && index > 0:
 			index = 0 // the run is sent anew, from its start.
 			continue
@@ -169,6 +171,11 @@ func stream(ctx context.Context, runs coordinatorv1.RunServiceClient, runID stri
 			return nil
 		}
 	}
+}
+
+func hasDeadline(ctx context.Context) bool {
+	_, ok := ctx.Deadline()
+	return ok
 }
 
 func transient(err error, known bool) bool {

@@ -1,6 +1,7 @@
 package follow
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -26,17 +27,13 @@ func NewPlain(out, notes io.Writer, now func() time.Time) View {
 }
 
 func (p *plain) Update(s *State, answer *coordinatorv1.WatchRunResponse) {
+	if !s.Settled() {
+		p.state(s.RunID, answer.GetRun())
+	}
 	for _, step := range (&State{Steps: index(answer.GetSteps())}).ordered() {
 		p.step(step)
 	}
-	if r := answer.GetRun(); r != nil && r.GetState() != p.run {
-		p.run = r.GetState()
-		line := output.Word(p.run, "RUN_STATE_")
-		if c := r.GetCause(); c != "" {
-			line += " " + c
-		}
-		p.line(p.now(), "", "run/"+s.RunID, line)
-	}
+	p.state(s.RunID, answer.GetRun())
 	blocked := ""
 	for _, b := range s.Blockers {
 		blocked += Blocked(b, p.now(), false) + " "
@@ -45,6 +42,15 @@ func (p *plain) Update(s *State, answer *coordinatorv1.WatchRunResponse) {
 		p.line(p.now(), "", "run/"+s.RunID, blocked)
 	}
 	p.blocked = blocked
+}
+
+// state writes a change of the run's own state once. The last one comes after the steps that led to it.
+func (p *plain) state(id string, r *coordinatorv1.Run) {
+	if r == nil || r.GetState() == p.run {
+		return
+	}
+	p.run = r.GetState()
+	p.line(p.now(), "", "run/"+id, strings.TrimSpace(output.Word(p.run, "RUN_STATE_")+" "+r.GetCause()))
 }
 
 func index(steps []*coordinatorv1.StepStatus) map[string]*coordinatorv1.StepStatus {
@@ -103,7 +109,7 @@ func Blocked(b *coordinatorv1.Blocker, now time.Time, live bool) string {
 	line := "blocked: " + b.GetSummary()
 	if b.GetSince() != nil {
 		if live {
-			line += " since " + output.Age(b.GetSince(), now)
+			line += " for " + output.Age(b.GetSince(), now)
 		} else {
 			line += " since " + b.GetSince().AsTime().UTC().Format(time.RFC3339)
 		}
@@ -129,7 +135,8 @@ type lines struct {
 	out, notes io.Writer
 }
 
-// NewJSON returns a view that writes every answer to out as one line of JSON, and notices to notes.
+// NewJSON returns a view that writes every answer to out as one line of JSON, and notices to notes. With nil, notices are
+// lines of JSON in out.
 func NewJSON(out, notes io.Writer) View { return &lines{out: out, notes: notes} }
 
 func (l *lines) Update(_ *State, answer *coordinatorv1.WatchRunResponse) {
@@ -141,7 +148,15 @@ func (l *lines) Update(_ *State, answer *coordinatorv1.WatchRunResponse) {
 	_, _ = l.out.Write(append(line, '\n'))
 }
 
-func (l *lines) Notice(line string) { _, _ = fmt.Fprintln(l.notes, output.Clean(line)) }
+func (l *lines) Notice(line string) {
+	if l.notes != nil {
+		_, _ = fmt.Fprintln(l.notes, output.Clean(line))
+		return
+	}
+	if doc, err := json.Marshal(map[string]string{"notice": line}); err == nil { // a string always encodes.
+		_, _ = l.out.Write(append(doc, '\n'))
+	}
+}
 
 func (l *lines) Tick(*State) {}
 

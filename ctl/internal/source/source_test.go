@@ -92,7 +92,7 @@ func TestFiles(t *testing.T) {
 			"base/unused.env": "",
 		}, want: []string{"base/a.env", "base/base.yaml", "base/deep.yaml", "base/z.env"}},
 		{name: "include, every form", files: map[string]string{
-			"compose.yaml": "include:\n  - one/compose.yaml\n  - {path: [two/a.yaml, two/b.yaml], env_file: two.env, project_directory: three}\n",
+			"compose.yaml":     "include:\n  - one/compose.yaml\n  - {path: [two/a.yaml, two/b.yaml], env_file: two.env, project_directory: three}\n",
 			"one/compose.yaml": "services: {a: {env_file: a.env}}", "one/.env": "", "one/a.env": "",
 			"two/a.yaml": "services: {a: {env_file: x.env}}", "two/b.yaml": "{}", "two.env": "", "three/x.env": "", "three/.env": "",
 		}, want: []string{"one/.env", "one/a.env", "one/compose.yaml", "three/x.env", "two.env", "two/a.yaml", "two/b.yaml"}},
