@@ -57,7 +57,8 @@ func (p *placer) groups() []*group {
 			}
 			rest = append(rest, other)
 		}
-		out = append(rest, g)
+		rest = append(rest, g)
+		out = rest
 	}
 	return out
 }

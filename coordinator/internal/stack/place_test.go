@@ -140,6 +140,10 @@ func TestPlace(t *testing.T) {
 		{"keeps what is not replaced", stack.PlaceRequest{Hosts: three, Services: []*coordinatorv1.Service{svc("web", 3, port(0, 80))},
 			Before: []*coordinatorv1.Service{svc("web", 2, port(0, 80))}, Current: []*coordinatorv1.Assignment{at("web", 1, "h3", 5, 20002, 80), at("web", 2, "h3", 6, 20003, 80)}},
 			"web.1@h3:20002 r5, web.2@h3:20003 r6, web.3@h1:20000 r7"},
+		{"a lost container gets a successor in its place", stack.PlaceRequest{Hosts: three, Services: []*coordinatorv1.Service{svc("web", 2, port(0, 80))},
+			Before: []*coordinatorv1.Service{svc("web", 2, port(0, 80))}, Current: []*coordinatorv1.Assignment{at("web", 1, "h3", 5, 20000, 80), at("web", 2, "h3", 5, 20001, 80)},
+			Lost: map[string]bool{"app.web.2.r5": true}},
+			"web.1@h3:20000 r5, web.2@h3:20002 r7"},
 		{"scale down keeps the lowest slots", stack.PlaceRequest{Hosts: three, Services: []*coordinatorv1.Service{svc("web", 1)},
 			Before: []*coordinatorv1.Service{svc("web", 2)}, Current: []*coordinatorv1.Assignment{at("web", 1, "h3", 5), at("web", 2, "h1", 5)}},
 			"web.1@h3 r5"},
@@ -290,7 +294,7 @@ func TestPlaceRefuses(t *testing.T) {
 // TestPlaceInvariants places random stacks on random fleets, release after release.
 func TestPlaceInvariants(t *testing.T) {
 	placed, kept := 0, 0
-	for seed := range uint64(300) {
+	for seed := range uint64(150) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		var hosts []*coordinatorv1.Host
 		for i := range 2 + rng.IntN(4) {
@@ -323,7 +327,7 @@ func TestPlaceInvariants(t *testing.T) {
 			before, current = slices.Clone(services), got
 		}
 	}
-	if placed < 500 || kept < 100 {
+	if placed < 300 || kept < 50 {
 		t.Errorf("only %d placements were made and %d containers kept: the random stacks are too hard to test anything", placed, kept)
 	}
 }

@@ -51,8 +51,23 @@ func (p *project) model() (*Model, error) {
 	}
 	model.Networks = networksOf(model.Services)
 	model.Warnings = append(slices.Clone(p.warnings), m.warnings...)
+	if open := unaddressed(model.Services); len(open) > 0 {
+		model.Warnings = append(model.Warnings, "ports of "+strings.Join(open, ", ")+
+			": without an address they are bound on the host's advertised one, not on all: write 0.0.0.0:80:80 where localhost must work too")
+	}
 	model.ExternalSecrets = slices.Sorted(maps.Keys(m.external))
 	return model, nil
+}
+
+// unaddressed lists services with a fixed port that names no address of the host. Compose would bind it on all of them.
+func unaddressed(services []*coordinatorv1.Service) []string {
+	var out []string
+	for _, s := range services {
+		if slices.ContainsFunc(fixedPorts(s), func(b *agentv1.PortBinding) bool { return b.GetHostIp() == "" }) {
+			out = append(out, s.GetName())
+		}
+	}
+	return out
 }
 
 // inactive says why there is nothing to run.

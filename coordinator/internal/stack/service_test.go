@@ -317,6 +317,7 @@ func TestWarnings(t *testing.T) {
 		{"endpoint_mode", "services: {web: {image: a, deploy: {endpoint_mode: dnsrr}}}\n", "deploy.endpoint_mode: "},
 		{"privileged", "services: {web: {image: a, privileged: true}}\n", "only on hosts whose own policy allows it"},
 		{"pull_policy", "services: {web: {image: a, pull_policy: always}}\n", "pull_policy: images are pinned by digest"},
+		{"port on all addresses", "services: {web: {image: a, ports: ['80:80']}, db: {image: b, ports: ['127.0.0.1:5432:5432']}, api: {image: c, ports: ['90']}}\n", "ports of web: without an address they are bound on the host's advertised one"},
 		{"develop", "services: {web: {image: a, develop: {watch: [{path: ./src, action: rebuild}]}}}\n", "develop: "},
 		{"depends_on restart", "services: {web: {image: a, depends_on: {db: {condition: service_started, restart: true}}}, db: {image: b}}\n", "service web: depends_on.db.restart: "},
 	} {

@@ -81,7 +81,7 @@ func (v *survey) file(hostPath, base string, env map[string]string, includes boo
 		}
 		// What cannot be interpolated is left out here and reported by compose-go with all its neighbours.
 		tree, _ = interpolation.Interpolate(tree, interpolation.Options{LookupValue: lookup(env), Substitute: v.src.substitute})
-		if err := v.tree(d, tree, base, env, includes); err != nil {
+		if err := v.tree(tree, base, env, includes); err != nil {
 			return fmt.Errorf("%s: %w", d.name, err)
 		}
 	}
@@ -89,7 +89,7 @@ func (v *survey) file(hostPath, base string, env map[string]string, includes boo
 }
 
 // tree checks the paths in one document, and follows those of compose files.
-func (v *survey) tree(d *document, tree map[string]any, base string, env map[string]string, includes bool) error {
+func (v *survey) tree(tree map[string]any, base string, env map[string]string, includes bool) error {
 	if includes {
 		for _, item := range list(tree["include"]) {
 			if err := v.include(item, base, env); err != nil {
