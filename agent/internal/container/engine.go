@@ -8,12 +8,14 @@ package container
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -73,12 +75,22 @@ type Engine struct {
 	log        *slog.Logger
 	names      *nameLocks
 	networks   *nameLocks
+	// networkLock is the file whose lock creating a network needs: one for each engine.
+	networkLock string
 
 	down atomic.Bool // the last call did not reach the engine.
 
 	mu            sync.Mutex
 	storageDriver string // of storageOf.
 	storageOf     string // engine version that storageDriver was read from.
+}
+
+// sharedDir is where the agents of one machine find each other's locks.
+func sharedDir() string {
+	if os.MkdirAll(lockDir, 0o755) != nil {
+		return os.TempDir()
+	}
+	return lockDir
 }
 
 // New returns an Engine. It does not need the engine to be up.
@@ -106,15 +118,16 @@ func New(opts Options) (*Engine, error) {
 		return nil, fmt.Errorf("docker host %q: %w", opts.DockerHost, err)
 	}
 	return &Engine{
-		docker:     docker,
-		host:       opts.DockerHost,
-		name:       opts.HostName,
-		address:    opts.Address,
-		secretsDir: opts.SecretsDir,
-		policy:     opts.Policy,
-		log:        opts.Logger.With("component", "container"),
-		names:      newNameLocks(),
-		networks:   newNameLocks(),
+		docker:      docker,
+		host:        opts.DockerHost,
+		name:        opts.HostName,
+		address:     opts.Address,
+		secretsDir:  opts.SecretsDir,
+		policy:      opts.Policy,
+		log:         opts.Logger.With("component", "container"),
+		names:       newNameLocks(),
+		networks:    newNameLocks(),
+		networkLock: filepath.Join(sharedDir(), fmt.Sprintf("muster-network-%x", sha256.Sum256([]byte(opts.DockerHost)))[:32]),
 	}, nil
 }
 

@@ -3,8 +3,13 @@ package container
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"syscall"
+	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
@@ -15,8 +20,14 @@ import (
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 )
 
-// ensureNetworks creates the missing networks of a spec. Engines before 25 allow two networks of one name, on which containers would not
-// find each other, so creation is serialized: here by a lock, and between agents of one engine by sorting out afterwards.
+const (
+	// lockDir holds the files by which agents of one engine exclude each other.
+	lockDir  = "/run/muster/lock"
+	lockPoll = 10 * time.Millisecond
+)
+
+// ensureNetworks creates the missing networks of a spec. Engines before 25 allow two networks of one name, on which containers neither find
+// each other nor start, so creation is serialized: by a lock in this agent, and by a locked file between agents of one engine.
 func (e *Engine) ensureNetworks(ctx context.Context, spec *agentv1.ContainerSpec) error {
 	for _, n := range spec.GetNetworks() {
 		if err := e.ensureNetwork(ctx, spec, n); err != nil {
@@ -65,26 +76,51 @@ func (e *Engine) createNetwork(ctx context.Context, spec *agentv1.ContainerSpec,
 	if n.GetSubnet() != "" {
 		opts.IPAM = &network.IPAM{Config: []network.IPAMConfig{{Subnet: n.GetSubnet()}}}
 	}
-	mine := ""
-	err := e.call(ctx, 0, func(ctx context.Context) error {
-		created, err := e.docker.NetworkCreate(ctx, n.GetName(), opts)
-		mine = created.ID
+	unlock, err := lockFile(ctx, e.networkLock)
+	if err != nil {
+		return nil, e.failure(ctx, err, "create network %q", n.GetName())
+	}
+	defer unlock()
+	// Another agent of this engine may have created it while this one waited.
+	found, err := e.networksNamed(ctx, n.GetName())
+	if err != nil || len(found) > 0 {
+		return found, err
+	}
+	err = e.call(ctx, 0, func(ctx context.Context) error {
+		_, err := e.docker.NetworkCreate(ctx, n.GetName(), opts)
 		return err
 	})
 	if err != nil && !cerrdefs.IsConflict(err) && !cerrdefs.IsAlreadyExists(err) {
 		return nil, e.failure(ctx, err, "create network %q", n.GetName())
 	}
-	found, err := e.networksNamed(ctx, n.GetName())
-	if err != nil || len(found) < 2 || mine == "" || found[0].ID == mine {
-		return found, err
-	}
-	// Another agent of this engine created one at the same time. The older stays; ours is new and has no container yet.
-	err = e.call(ctx, 0, func(ctx context.Context) error { return e.docker.NetworkRemove(ctx, mine) })
-	if err != nil && !cerrdefs.IsNotFound(err) {
-		return nil, e.failure(ctx, err, "remove the second network %q", n.GetName())
-	}
-	e.log.Info("another agent created the network first", "network", n.GetName())
 	return e.networksNamed(ctx, n.GetName())
+}
+
+// lockFile holds a lock that the agents of one engine share. It ends with the process, too.
+func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	ticker := time.NewTicker(lockPoll)
+	defer ticker.Stop()
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, errors.Join(err, f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), f.Close())
+		case <-ticker.C:
+		}
+	}
 }
 
 // networksNamed returns the networks of exactly that name, the oldest first.
