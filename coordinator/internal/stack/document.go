@@ -216,7 +216,11 @@ func (d *document) unknownBelow(n *yaml.Node, spec specKeys, path []string) []st
 			case strings.HasPrefix(key.Value, "x-"):
 			case onlyItems(spec): // a mapping where a list is meant: the schema says so better.
 			default:
-				out = append(out, fmt.Sprintf("%s:%d: %s: unknown key %s%s", d.name, key.Line, strings.Join(path, "."), cut(key.Value), didYouMean(key.Value, keysOf(spec))))
+				under := ""
+				if len(path) > 0 {
+					under = strings.Join(path, ".") + ": "
+				}
+				out = append(out, fmt.Sprintf("%s:%d: %sunknown key %s%s", d.name, key.Line, under, cut(key.Value), didYouMean(key.Value, keysOf(spec))))
 			}
 		}
 	}
