@@ -26,6 +26,9 @@ func (b *backend) mapError(err error) error {
 	case errors.Is(err, cluster.ErrNoLeader):
 		return rpcerr.New(codes.Unavailable, coordinatorv1.ErrorReason_ERROR_REASON_NO_LEADER,
 			"the coordinators have no leader now: more than half of them must be up; `musterctl operator raft peers` shows them")
+	case errors.Is(err, cluster.ErrInvalidCommand):
+		return rpcerr.New(codes.InvalidArgument, coordinatorv1.ErrorReason_ERROR_REASON_TOO_LARGE,
+			"this is more than the coordinators can agree on in one step (%s): make it smaller, for example one stack of this into two", err)
 	case errors.Is(err, cluster.ErrOutcomeUnknown):
 		return rpcerr.New(codes.Unknown, coordinatorv1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN,
 			"leadership was lost while the request was under way: repeat it with the same request id")

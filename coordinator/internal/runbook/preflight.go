@@ -143,7 +143,7 @@ func (p *Planner) resolve(ctx context.Context, hosts []string, image string) (*a
 			if message == "" {
 				message = rpcerr.Message(err)
 			}
-			last = rpcerr.New(codes.NotFound, coordinatorv1.ErrorReason_ERROR_REASON_IMAGE_NOT_FOUND, "image %q: %s", image, message)
+			last = rpcerr.New(codes.NotFound, coordinatorv1.ErrorReason_ERROR_REASON_IMAGE_NOT_FOUND, "%s", message)
 		}
 	}
 	return nil, last

@@ -373,3 +373,15 @@ func TestCycleIsRefused(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// TestPlanStaysSmall bounds what a plan takes in the raft log: what a coordinator agrees on in one step is limited to 1 MiB.
+func TestPlanStaysSmall(t *testing.T) {
+	const instances, limit = 100, 4 << 10
+	before := release(1, nil, service{name: "web", replicas: instances, order: "start-first", parallelism: 5, routed: true, version: 1})
+	after := release(2, before, service{name: "web", replicas: instances, order: "start-first", parallelism: 5, routed: true, version: 2})
+	if got := proto.Size(plan(t, before, after)) / instances; got > limit {
+		t.Errorf("an instance takes %d bytes of the plan, at most %d are wanted", got, limit)
+	} else {
+		t.Logf("an instance takes %d bytes of the plan", got)
+	}
+}
