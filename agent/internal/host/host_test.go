@@ -121,6 +121,8 @@ func TestAMachineThatTellsNothing(t *testing.T) {
 			t.Errorf("got %v", i)
 		}
 		cancel()
-		<-ended
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 	})
 }

@@ -30,13 +30,14 @@ const (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(crashPoint) != "" {
-		crash()
+		fmt.Fprintln(os.Stderr, "not killed:", crash())
+		os.Exit(3)
 	}
 	os.Exit(m.Run())
 }
 
-// crash performs one operation and is killed at the point, or exits with 3 if the point was not reached.
-func crash() {
+// crash performs one operation and is killed at the point; it returns if the point was not reached.
+func crash() error {
 	dir, point := os.Getenv(crashDir), os.Getenv(crashPoint)
 	l, err := ledger.OpenTuned(ledger.Options{Path: filepath.Join(dir, "ledger"), Logger: slog.New(slog.DiscardHandler)},
 		ledger.Tuning{Wrap: func(f ledger.File) ledger.File { return &crashFile{File: f, point: point} }})
@@ -56,8 +57,7 @@ func crash() {
 	if err == nil && point == "after the answer" {
 		die()
 	}
-	fmt.Fprintln(os.Stderr, "not killed:", err)
-	os.Exit(3)
+	return err
 }
 
 func die() {

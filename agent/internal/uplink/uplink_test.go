@@ -102,7 +102,7 @@ func TestDialsEachCoordinatorOnceAndAgainWhenItEnds(t *testing.T) {
 		for range want {
 			select {
 			case conn := <-peer.accepted:
-				defer conn.Close()
+				t.Cleanup(func() { _ = conn.Close() })
 			case <-time.After(10 * time.Second):
 				t.Fatalf("%s saw fewer than %d connections", peer.Addr(), want)
 			}
