@@ -161,7 +161,6 @@ func newServer(own identity.ID, o api.Options) (*grpc.Server, error) {
 	}})
 	server := grpcserver.New(gate,
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
-		grpc.SharedWriteBuffer(true),
 	)
 	if err := api.Register(server, o); err != nil {
 		return nil, err

@@ -70,7 +70,7 @@ func saveMembership(dir string, m membership) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // Gone once it was renamed.
+	defer os.Remove(f.Name())
 	_, err = f.Write(raw)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
