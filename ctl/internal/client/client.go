@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -45,9 +46,10 @@ type Options struct {
 type Client struct {
 	options Options
 
-	mu      sync.Mutex
-	current int
-	conns   []*grpc.ClientConn
+	mu        sync.Mutex
+	addresses []string
+	current   int
+	conns     []*grpc.ClientConn // one for each address; nil until it is needed.
 }
 
 // New returns a client. It connects with the first call.
@@ -63,7 +65,7 @@ func New(o Options) (*Client, error) {
 			return nil, fmt.Errorf("coordinator %q is not HOST:PORT: %w", a, err)
 		}
 	}
-	return &Client{options: o, conns: make([]*grpc.ClientConn, len(o.Addresses))}, nil
+	return &Client{options: o, addresses: slices.Clone(o.Addresses), conns: make([]*grpc.ClientConn, len(o.Addresses))}, nil
 }
 
 // Close ends all connections.
@@ -84,7 +86,21 @@ func (c *Client) Close() error {
 func (c *Client) Server() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.options.Addresses[c.current]
+	return c.addresses[c.current]
+}
+
+// Add adds coordinators to those that are tried, after the ones that are known, and tells whether there were new ones.
+func (c *Client) Add(addresses ...string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	added := false
+	for _, a := range addresses {
+		if _, _, err := net.SplitHostPort(a); err == nil && !slices.Contains(c.addresses, a) {
+			c.addresses, c.conns = append(c.addresses, a), append(c.conns, nil)
+			added = true
+		}
+	}
+	return added
 }
 
 // Leave turns to the next coordinator because of err, which a call to the current one returned.
@@ -101,7 +117,7 @@ func (c *Client) leave(i int, err error) {
 		c.conns[i] = nil
 	}
 	if c.current == i {
-		c.current = (i + 1) % len(c.options.Addresses)
+		c.current = (i + 1) % len(c.addresses)
 	}
 }
 
@@ -112,8 +128,8 @@ func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opt
 	pause := firstPause
 	for {
 		hope := false
-		for range c.options.Addresses {
-			conn, i, err := c.conn()
+		for range c.Addresses() {
+			conn, i, address, err := c.conn()
 			if err != nil {
 				return err
 			}
@@ -128,7 +144,7 @@ func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opt
 				return err
 			}
 			hope = hope || !distrust(err)
-			failures.add(c.options.Addresses[i], err)
+			failures.add(address, err)
 			c.mu.Lock()
 			c.leave(i, err)
 			c.mu.Unlock()
@@ -149,21 +165,29 @@ func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opt
 // NewStream opens a stream to the current coordinator. It does not repeat anything: who reads the stream knows where to
 // resume, and calls Leave.
 func (c *Client) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	conn, _, err := c.conn()
+	conn, _, _, err := c.conn()
 	if err != nil {
 		return nil, err
 	}
 	return conn.NewStream(ctx, desc, method, opts...)
 }
 
-func (c *Client) conn() (*grpc.ClientConn, int, error) {
+// Addresses returns the coordinators that are tried, in their order.
+func (c *Client) Addresses() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	i := c.current
+	return slices.Clone(c.addresses)
+}
+
+// conn returns the connection to the current coordinator, its place and its address.
+func (c *Client) conn() (conn *grpc.ClientConn, i int, address string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i, address = c.current, c.addresses[c.current]
 	if c.conns[i] != nil {
-		return c.conns[i], i, nil
+		return c.conns[i], i, address, nil
 	}
-	conn, err := grpc.NewClient("passthrough:///"+c.options.Addresses[i],
+	conn, err = grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(credentials.NewTLS(c.options.TLS)),
 		grpc.WithNoProxy(), // a proxy could not pass mutual TLS on, and coordinators are private.
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
@@ -178,10 +202,10 @@ func (c *Client) conn() (*grpc.ClientConn, int, error) {
 		grpc.WithDisableServiceConfig(),
 	)
 	if err != nil {
-		return nil, i, fmt.Errorf("coordinator %s: %w", c.options.Addresses[i], err)
+		return nil, i, address, fmt.Errorf("coordinator %s: %w", address, err)
 	}
 	c.conns[i] = conn
-	return conn, i, nil
+	return conn, i, address, nil
 }
 
 // Retryable tells whether the same request may be sent again to another coordinator.

@@ -19,6 +19,7 @@ import (
 	"github.com/spheroseg/muster/internal/identity"
 	"github.com/spheroseg/muster/internal/mtls"
 	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
+	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 )
 
 // Options are what a run of musterctl has to do with the world.
@@ -54,6 +55,7 @@ type app struct {
 	// timeoutSet says that the user set the timeout: then it bounds the following of a run, too.
 	timeoutSet bool
 	client     *client.Client
+	silent     bool // about waiting, where the answer is not worth it.
 	requestID  string
 	router     *router
 }
@@ -177,12 +179,57 @@ func (a *app) connect() (*client.Client, error) {
 	a.client, err = client.New(client.Options{
 		Addresses: addresses,
 		TLS:       mtls.Client(creds, accessv1.Role_ROLE_COORDINATOR, mtls.ALPNgRPC),
-		Notify:    func(why string) { a.note("waiting for a coordinator, up to %s: %s", a.timeout, why) },
+		Notify: func(why string) {
+			if !a.silent {
+				a.note("waiting for a coordinator, up to %s: %s", a.timeout, why)
+			}
+		},
 	})
 	if err != nil {
 		return nil, output.Usage("--server HOST:PORT[,HOST:PORT…]", "%v", err)
 	}
 	return a.client, nil
+}
+
+// learn remembers coordinators that joined after the login, so that losing the ones of that day loses nothing.
+func (a *app) learn(peers []*coordinatorv1.Peer) {
+	if a.server != "" {
+		return
+	}
+	addresses := make([]string, 0, len(peers))
+	for _, p := range peers {
+		addresses = append(addresses, p.GetAddress())
+	}
+	if !a.client.Add(addresses...) {
+		return
+	}
+	file, paths, err := a.load()
+	if err != nil {
+		return // it was read a moment ago; what matters now is the connection.
+	}
+	c, ok := file.Context(a.context)
+	if !ok {
+		return
+	}
+	current := file.Current
+	c.Coordinators = union(c.Coordinators, a.client.Addresses())
+	file.Put(c)
+	file.Current = current
+	if err := file.Save(paths.Config); err != nil {
+		a.note("warning: new coordinators are not remembered: %v", err)
+	}
+}
+
+// learnPeers asks for the coordinators, and goes on without them where nobody answers at once.
+func (a *app) learnPeers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*shortTimeout)
+	defer cancel()
+	a.silent = true
+	answer, err := coordinatorv1.NewClusterServiceClient(a.client).ListPeers(ctx, &coordinatorv1.ListPeersRequest{})
+	a.silent = false
+	if err == nil {
+		a.learn(answer.GetPeers())
+	}
 }
 
 // fail returns the error to show for a call that did not work.

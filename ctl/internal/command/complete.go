@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,9 +20,7 @@ func (a *app) live(cmd *cobra.Command, args []string, prefix string, names func(
 	if len(args) > 0 {
 		return nil, nothing
 	}
-	stderr := a.Stderr
-	a.Stderr = io.Discard
-	defer func() { a.Stderr = stderr }()
+	a.silent = true
 	if err := a.settle(cmd); err != nil {
 		return nil, nothing
 	}

@@ -147,6 +147,7 @@ func (a *app) follow(ctx context.Context, f followed) error {
 		f.id = f.run.GetId()
 	}
 	f.data = f.data && (a.table() || a.format == string(output.FormatJSON))
+	a.learnPeers(ctx)
 	state := follow.NewState(f.id)
 	interrupts, restore := a.router.divert()
 	defer restore()
@@ -196,9 +197,7 @@ func (a *app) detached(id string) {
 
 // wantsCancel gives a person two seconds for a second Ctrl-C, and then asks.
 func (a *app) wantsCancel(ctx context.Context, id string, interrupts <-chan os.Signal) bool {
-	if a.terminal(a.Stderr) {
-		_, _ = io.WriteString(a.Stderr, "\r\x1b[K") // the terminal has echoed ^C.
-	}
+	a.clearEcho()
 	a.detached(id)
 	if !a.interactive() {
 		return false
@@ -208,6 +207,7 @@ func (a *app) wantsCancel(ctx context.Context, id string, interrupts <-chan os.S
 	defer t.Stop()
 	select {
 	case <-interrupts:
+		a.clearEcho()
 		yes, err := a.ask(ctx, "cancel run/"+id+" and take back what it did?", interrupts)
 		return yes && err == nil
 	case <-t.C:
@@ -296,7 +296,7 @@ func endLine(r *coordinatorv1.Run, now time.Time) string {
 	default:
 		line += output.Word(r.GetState(), "RUN_STATE_")
 	}
-	if c := r.GetCause(); c != "" && r.GetState() != coordinatorv1.RunState_RUN_STATE_SUCCEEDED {
+	if c := r.GetCause(); c != "" && r.GetState() != coordinatorv1.RunState_RUN_STATE_SUCCEEDED && !strings.HasPrefix(c, "cancelled by ") {
 		line += ": " + c
 	}
 	line += sprintf(" (%d of %d steps", r.GetStepsSettled(), r.GetStepsTotal())

@@ -68,6 +68,7 @@ func (a *app) raftPeersCommand() *cobra.Command {
 			if err != nil {
 				return a.fail("coordinators cannot be listed", err, nil)
 			}
+			a.learn(answer.GetPeers())
 			d := output.Data{Kind: "Peer", Empty: "there is no coordinator", Columns: peerColumns()}
 			for _, p := range answer.GetPeers() {
 				d.Items = append(d.Items, p)

@@ -28,7 +28,11 @@ func (a *app) status(ctx context.Context) (*coordinatorv1.GetStatusResponse, err
 	ctx, cancel := a.call(ctx)
 	defer cancel()
 	answer, err := cluster.GetStatus(ctx, &coordinatorv1.GetStatusRequest{})
-	return answer, a.fail("the cluster does not tell its status", err, nil)
+	if err != nil {
+		return nil, a.fail("the cluster does not tell its status", err, nil)
+	}
+	a.learn(answer.GetPeers())
+	return answer, nil
 }
 
 func (a *app) statusCommand() *cobra.Command {

@@ -30,6 +30,13 @@ func (a *app) interactive() bool {
 	return !a.noInput && a.terminal(a.Stdin) && a.terminal(a.Stderr)
 }
 
+// clearEcho removes the ^C that the terminal has echoed.
+func (a *app) clearEcho() {
+	if a.terminal(a.Stderr) {
+		_, _ = io.WriteString(a.Stderr, "\r\x1b[K")
+	}
+}
+
 // size returns the size of the terminal behind w, whenever it is asked for: windows are resized.
 func (a *app) size(w any) follow.Size {
 	f, ok := w.(*os.File)

@@ -50,7 +50,11 @@ func (p *plain) state(id string, r *coordinatorv1.Run) {
 		return
 	}
 	p.run = r.GetState()
-	p.line(p.now(), "", "run/"+id, strings.TrimSpace(output.Word(p.run, "RUN_STATE_")+" "+r.GetCause()))
+	at := p.now()
+	if r.GetFinishedAt() != nil {
+		at = r.GetFinishedAt().AsTime()
+	}
+	p.line(at, "", "run/"+id, strings.TrimSpace(output.Word(p.run, "RUN_STATE_")+" "+r.GetCause()))
 }
 
 func index(steps []*coordinatorv1.StepStatus) map[string]*coordinatorv1.StepStatus {
