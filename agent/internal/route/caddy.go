@@ -15,12 +15,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 
 	"github.com/spheroseg/muster/internal/rpcerr"
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
@@ -34,14 +33,22 @@ const (
 	readPatience = 5 * time.Second
 	// badConfig is in what Caddy says, with status 500, when it can read a configuration and not run it.
 	badConfig = "loading new config"
+	// defaultDir holds a folder of slots for each proxy of this host. It is not the agent's own, which the proxy may not read.
+	defaultDir = "/var/lib/muster-routes"
 	// maxAnswer is more than any configuration has.
 	maxAnswer = 64 << 20
 )
 
 // Caddy drives a Caddy proxy, version 2, through its admin API. Its methods may be called from many goroutines.
+//
+// Each change of its configuration makes Caddy replace its servers, and a server that is replaced hangs up on connections whose first
+// request it has not read yet. So the configuration is changed only to add a route, and upstreams are changed in a folder that the proxy
+// reads. A proxy that cannot read the folder, as one on another host, gets its upstreams by its configuration all the same.
 type Caddy struct {
 	admin  string
 	server string
+	slots  slots // without a folder, upstreams are in the configuration.
+	keeps  bool  // the folder is this agent's alone, so that what it says of a route which the proxy lost is true.
 	client *http.Client
 	log    *slog.Logger
 
@@ -53,6 +60,13 @@ type Option func(*Caddy)
 
 // WithServer names the HTTP server of the proxy's configuration that gets new routes; without it, the first by name does.
 func WithServer(name string) Option { return func(c *Caddy) { c.server = name } }
+
+// WithDir names a folder of this agent in which the upstreams are, which the proxy must be able to read, and which should outlive a restart of
+// the host. A proxy that forgot its routes gets their upstreams from it with the next change. Empty means to have upstreams in the proxy's
+// configuration. The default is a folder of /var/lib/muster-routes if the admin API is on this host.
+func WithDir(dir string) Option {
+	return func(c *Caddy) { c.slots.dir, c.keeps = dir, true }
+}
 
 // NewCaddy returns a driver of the proxy whose admin API is at adminURL, such as http://127.0.0.1:2019. It does not need the proxy to be up.
 func NewCaddy(adminURL string, logger *slog.Logger, opts ...Option) (*Caddy, error) {
@@ -72,8 +86,14 @@ func NewCaddy(adminURL string, logger *slog.Logger, opts ...Option) (*Caddy, err
 		log:    logger.With("component", "route"),
 		update: make(chan struct{}, 1),
 	}
+	if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {
+		c.slots.dir = filepath.Join(defaultDir, strings.NewReplacer(":", "-", "[", "", "]", "").Replace(u.Host))
+	}
 	for _, o := range opts {
 		o(c)
+	}
+	if d := c.slots.dir; d != "" && (!filepath.IsAbs(d) || strings.ContainsAny(d, "{}\\")) {
+		return nil, fmt.Errorf("folder %q for upstreams: use an absolute path without braces", d)
 	}
 	return c, nil
 }
@@ -82,7 +102,7 @@ func NewCaddy(adminURL string, logger *slog.Logger, opts ...Option) (*Caddy, err
 func (c *Caddy) List(ctx context.Context) ([]*agentv1.RouteState, error) {
 	short, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
-	servers, _, err := c.read(short)
+	all, _, err := c.read(short)
 	if err != nil {
 		if short.Err() != nil && ctx.Err() == nil {
 			return nil, fail(false, "caddy at %s does not answer within %s: start it, or correct --caddy-admin", c.admin, readPatience)
@@ -90,19 +110,36 @@ func (c *Caddy) List(ctx context.Context) ([]*agentv1.RouteState, error) {
 		return nil, err
 	}
 	var out []*agentv1.RouteState
-	for _, name := range sortedNames(servers) {
-		for _, raw := range servers[name].Routes {
-			if r, ok := parseRoute(raw); ok {
-				out = append(out, &agentv1.RouteState{Route: r.route, Upstreams: r.upstreams})
+	for _, name := range all.names() {
+		for _, raw := range all.routes(name) {
+			r, ok := parseRoute(raw)
+			if !ok {
+				continue
 			}
+			upstreams, _, err := c.upstreams(r)
+			if err != nil {
+				return nil, fail(false, "upstreams of route %q: %s", r.route.GetName(), err)
+			}
+			out = append(out, &agentv1.RouteState{Route: r.route, Upstreams: upstreams})
 		}
 	}
 	slices.SortFunc(out, func(a, b *agentv1.RouteState) int { return cmp.Compare(a.GetRoute().GetName(), b.GetRoute().GetName()) })
 	return out, nil
 }
 
+// upstreams returns those of a route, sorted, and the number of its slots.
+func (c *Caddy) upstreams(r parsed) ([]string, int, error) {
+	if c.slots.dir != "" && (r.inSlots() || c.keeps && len(r.dials) == 0) {
+		return c.slots.read(r.route.GetName())
+	}
+	if r.inSlots() { // in a folder that this agent does not have.
+		return nil, 0, nil
+	}
+	return slices.Sorted(slices.Values(r.dials)), 0, nil
+}
+
 // Update adds and removes upstreams of a route, and creates it if it is missing. It returns the upstreams that the proxy serves by. Doing
-// it again changes nothing. A route without upstreams stays: the proxy answers 503 for it.
+// it again changes nothing. A route without upstreams stays: the proxy answers 502 or 503 for it.
 func (c *Caddy) Update(ctx context.Context, route *agentv1.Route, add, remove []string) ([]string, error) {
 	if err := validate(route, add, remove); err != nil {
 		return nil, err
@@ -113,68 +150,32 @@ func (c *Caddy) Update(ctx context.Context, route *agentv1.Route, add, remove []
 	case <-ctx.Done():
 		return nil, fmt.Errorf("route %q: wait for another change: %w", route.GetName(), ctx.Err())
 	}
+	change := &change{c: c, route: route, add: add, remove: remove, inSlots: c.slots.dir != ""}
 	for {
-		servers, etag, err := c.read(ctx)
-		if err != nil {
-			return nil, err
-		}
-		name, err := c.serverFor(servers, route.GetName())
-		if err != nil {
-			return nil, err
-		}
-		routes, upstreams, changed, err := change(servers[name].Routes, route, add, remove)
-		if err != nil {
-			return nil, err
-		}
-		if !changed { // which is also how a change is confirmed.
-			return upstreams, nil
-		}
-		method := http.MethodPatch
-		if servers[name].Routes == nil { // there is nothing to replace yet.
-			method = http.MethodPost
-		}
-		status, body, _, err := c.do(ctx, method, serversPath+"/"+url.PathEscape(name)+"/routes", routes, etag)
-		switch {
-		case err != nil: // it may have been taken: look.
-			c.log.Warn("caddy did not answer a change, looking what it has", "route", route.GetName(), "err", err)
-		case status == http.StatusPreconditionFailed:
-			c.log.Debug("caddy was changed by another program, trying again", "route", route.GetName())
-		case status >= 500 && !strings.Contains(string(body), badConfig):
-			return nil, fail(false, "caddy at %s did not take route %q: %s", c.admin, route.GetName(), refusal(status, body))
-		case status >= 400:
-			return nil, fail(true, "caddy at %s refused route %q: %s", c.admin, route.GetName(), refusal(status, body))
-		default:
-			c.log.Info("upstreams changed", "route", route.GetName(), "upstreams", upstreams)
-			continue
-		}
-		if !wait(ctx, 20*time.Millisecond) {
-			return nil, fmt.Errorf("route %q: %w", route.GetName(), ctx.Err())
+		done, upstreams, err := change.step(ctx)
+		if err != nil || done {
+			return upstreams, err
 		}
 	}
 }
 
-// server is the part of an HTTP server's configuration that is looked at.
-type server struct {
-	Routes []json.RawMessage `json:"routes"`
-}
-
 // read returns the HTTP servers of the proxy and the Etag that a change of them must carry. It waits for a proxy that does not answer.
-func (c *Caddy) read(ctx context.Context) (map[string]server, string, error) {
+func (c *Caddy) read(ctx context.Context) (servers, string, error) {
 	warned := false
 	for delay := 50 * time.Millisecond; ; delay = min(2*delay, time.Second) {
 		status, body, etag, err := c.do(ctx, http.MethodGet, serversPath, nil, "")
 		if err == nil && status < 500 {
 			// A configuration without HTTP servers has no such path, which is 400, or null.
-			var servers map[string]server
+			var all servers
 			if status < 400 {
-				if err := json.Unmarshal(body, &servers); err != nil {
+				if err := json.Unmarshal(body, &all); err != nil {
 					return nil, "", fail(true, "caddy at %s answers what is no configuration of it (%s): correct --caddy-admin", c.admin, err)
 				}
 			}
-			if len(servers) == 0 {
+			if len(all.names()) == 0 {
 				return nil, "", fail(true, "caddy at %s has no HTTP server: configure one that listens, without it there is nothing to route", c.admin)
 			}
-			return servers, etag, nil
+			return all, etag, nil
 		}
 		if err == nil {
 			err = errors.New(refusal(status, body))
@@ -189,21 +190,40 @@ func (c *Caddy) read(ctx context.Context) (map[string]server, string, error) {
 	}
 }
 
-// serverFor returns the server that has the route, or else the one for new routes.
-func (c *Caddy) serverFor(servers map[string]server, route string) (string, error) {
-	names := sortedNames(servers)
-	for _, name := range names {
-		if indexOf(servers[name].Routes, route) >= 0 {
-			return name, nil
-		}
+// put makes the servers the proxy's. nil means only that it is worth a look whether they are: somebody else may have been faster.
+func (c *Caddy) put(ctx context.Context, all servers, etag, route string) error {
+	status, body, _, err := c.do(ctx, http.MethodPatch, serversPath, all, etag)
+	switch {
+	case err != nil:
+		c.log.Warn("caddy did not answer a change, looking what it has", "route", route, "err", err)
+	case status == http.StatusPreconditionFailed:
+		c.log.Debug("caddy was changed by another program, trying again", "route", route)
+	case status >= 500 && !strings.Contains(string(body), badConfig):
+		return fail(false, "caddy at %s did not take route %q: %s", c.admin, route, refusal(status, body))
+	case status >= 400:
+		return fail(true, "caddy at %s refused route %q: %s", c.admin, route, refusal(status, body))
+	default:
+		return nil
 	}
+	if !wait(ctx, 20*time.Millisecond) {
+		return fmt.Errorf("route %q: %w", route, ctx.Err())
+	}
+	return nil
+}
+
+// locate returns the server that has the route and what it has, or else the server for new routes.
+func (c *Caddy) locate(all servers, route *agentv1.Route) (string, parsed, error) {
+	if server, r := all.find(route.GetName()); server != "" {
+		return server, r, nil
+	}
+	names, none := all.names(), parsed{route: route}
 	if c.server == "" {
-		return names[0], nil
+		return names[0], none, nil
 	}
-	if _, ok := servers[c.server]; !ok {
-		return "", fail(true, "caddy at %s has no HTTP server %q, only %q: correct the agent's setting", c.admin, c.server, names)
+	if !slices.Contains(names, c.server) {
+		return "", none, fail(true, "caddy at %s has no HTTP server %q, only %q: correct the agent's setting", c.admin, c.server, names)
 	}
-	return c.server, nil
+	return c.server, none, nil
 }
 
 func (c *Caddy) do(ctx context.Context, method, path string, value any, etag string) (status int, body []byte, newEtag string, err error) {
@@ -241,7 +261,7 @@ func validate(route *agentv1.Route, add, remove []string) error {
 	invalid := func(format string, args ...any) error {
 		return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_INVALID, true, format, args...)
 	}
-	if route.GetName() == "" || strings.ContainsAny(route.GetName(), "/\\ \t\n\"") {
+	if route.GetName() == "" || strings.HasPrefix(route.GetName(), ".") || strings.ContainsAny(route.GetName(), "/\\{} \t\n\"") {
 		return invalid("route name %q: use stack.service", route.GetName())
 	}
 	if p := route.GetPathPrefix(); p != "" && (!strings.HasPrefix(p, "/") || strings.ContainsAny(p, "*{}")) {
@@ -282,15 +302,6 @@ func refusal(status int, body []byte) string {
 	return fmt.Sprintf("status %d", status)
 }
 
-func sortedNames(servers map[string]server) []string {
-	names := make([]string, 0, len(servers))
-	for name := range servers {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
 // wait returns false if ctx ended before d was over.
 func wait(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
@@ -302,6 +313,3 @@ func wait(ctx context.Context, d time.Duration) bool {
 		return true
 	}
 }
-
-// sameRoute says that two routes match the same requests.
-func sameRoute(a, b *agentv1.Route) bool { return proto.Equal(a, b) }

@@ -59,6 +59,9 @@ func newProxy(t *testing.T, servers string) *proxy {
 
 func (p *proxy) path() string { return filepath.Join(p.dir, "caddy.json") }
 
+// slots is the folder that the proxy reads upstreams from.
+func (p *proxy) slots() string { return filepath.Join(p.dir, "slots") }
+
 func (p *proxy) start(t *testing.T) {
 	t.Helper()
 	p.cmd = exec.Command(p.binary, "run", "--config", p.path())
@@ -78,6 +81,7 @@ func (p *proxy) stop() {
 
 func (p *proxy) driver(t *testing.T, opts ...route.Option) *route.Caddy {
 	t.Helper()
+	opts = append([]route.Option{route.WithDir(p.slots())}, opts...)
 	c, err := route.NewCaddy("http://"+p.admin, slog.New(slog.DiscardHandler), opts...)
 	if err != nil {
 		t.Fatal(err)
@@ -180,9 +184,23 @@ const foreign = `{"web":{"listen":["LISTEN"],"automatic_https":{"disable":true},
 	{"handle":[{"handler":"static_response","body":"catch-all","status_code":404}]}]}}`
 
 func TestUpdate(t *testing.T) {
-	p := newProxy(t, foreign)
-	p.start(t)
-	c := p.driver(t)
+	for _, tt := range []struct {
+		name string
+		opts []route.Option
+	}{
+		{name: "upstreams in the folder"},
+		{name: "upstreams in the configuration", opts: []route.Option{route.WithDir("")}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newProxy(t, foreign)
+			p.start(t)
+			testUpdate(t, p, p.driver(t, tt.opts...))
+		})
+	}
+}
+
+func testUpdate(t *testing.T, p *proxy, c *route.Caddy) {
+	t.Helper()
 	one, two := newBackend(t, "one"), newBackend(t, "two")
 	web := &agentv1.Route{Name: "shop.web", Hosts: []string{"shop.test"}}
 	for _, step := range []struct {
@@ -367,6 +385,90 @@ func until(t *testing.T, what string, done func() bool) {
 	}
 }
 
+// TestFolderThatTheProxyCannotRead shows that the driver does not lead a proxy to a folder that it does not read.
+func TestFolderThatTheProxyCannotRead(t *testing.T) {
+	p := newProxy(t, foreign)
+	p.start(t)
+	one, two := newBackend(t, "one"), newBackend(t, "two")
+	web := &agentv1.Route{Name: "shop.web", Hosts: []string{"shop.test"}}
+	c := p.driver(t)
+	if _, err := c.Update(t.Context(), web, []string{one.address()}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if config := p.config(t, "apps/http/servers/web"); !strings.Contains(config, "{file.") {
+		t.Errorf("got %s, want the upstreams in the folder", config)
+	}
+	// The probe becomes what the proxy cannot read, whoever it runs as.
+	if err := os.Remove(filepath.Join(p.slots(), "probe")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(p.slots(), "probe", "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	got, err := c.Update(t.Context(), web, []string{two.address()}, nil)
+	if err != nil || len(got) != 2 {
+		t.Fatalf("got %q, %v; want both upstreams", got, err)
+	}
+	if config := p.config(t, "apps/http/servers/web"); strings.Contains(config, "{file.") {
+		t.Errorf("got %s, want the upstreams in the configuration", config)
+	}
+	seen := map[string]bool{}
+	for range 4 {
+		_, body := p.get(t, "shop.test", "/")
+		seen[body] = true
+	}
+	if !seen["one"] || !seen["two"] {
+		t.Errorf("got %v, want both backends", seen)
+	}
+	// Mended, the upstreams go back to the folder.
+	if err := os.RemoveAll(filepath.Join(p.slots(), "probe")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = c.Update(t.Context(), web, nil, []string{one.address()}); err != nil || !slices.Equal(got, []string{two.address()}) {
+		t.Fatalf("got %q, %v; want the second", got, err)
+	}
+	if config := p.config(t, "apps/http/servers/web"); !strings.Contains(config, "{file.") {
+		t.Errorf("got %s, want the upstreams in the folder again", config)
+	}
+}
+
+// TestProxyForgets shows that a proxy which was restarted with its first configuration gets all upstreams back with the next change.
+func TestProxyForgets(t *testing.T) {
+	p := newProxy(t, foreign)
+	p.start(t)
+	web := &agentv1.Route{Name: "shop.web"}
+	if _, err := p.driver(t).Update(t.Context(), web, []string{"10.0.0.1:80", "10.0.0.2:80"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	p.stop()
+	p.start(t)
+	got, err := p.driver(t).Update(t.Context(), web, []string{"10.0.0.3:80"}, []string{"10.0.0.2:80"})
+	if err != nil || !slices.Equal(got, []string{"10.0.0.1:80", "10.0.0.3:80"}) {
+		t.Errorf("got %q, %v; want what was there, with the change", got, err)
+	}
+}
+
+func TestManyUpstreams(t *testing.T) {
+	p := newProxy(t, foreign)
+	p.start(t)
+	c := p.driver(t)
+	var addresses []string
+	for i := range 150 {
+		addresses = append(addresses, fmt.Sprintf("10.0.1.%d:8080", i+1))
+	}
+	web := &agentv1.Route{Name: "shop.web"}
+	for _, n := range []int{1, 61, 150, 3} {
+		got, err := c.Update(t.Context(), web, addresses[:n], addresses[n:])
+		if err != nil || len(got) != n {
+			t.Errorf("got %d upstreams, %v; want %d", len(got), err, n)
+		}
+	}
+	list, err := c.List(t.Context())
+	if err != nil || len(list) != 1 || len(list[0].GetUpstreams()) != 3 {
+		t.Errorf("got %v, %v; want three upstreams", list, err)
+	}
+}
+
 func TestUpdatesOfManyWritersAreAllKept(t *testing.T) {
 	p := newProxy(t, foreign)
 	p.start(t)
@@ -443,10 +545,10 @@ func TestProxyRefuses(t *testing.T) {
 			_, err := c.List(t.Context())
 			return err == nil
 		})
-		before = p.config(t, "apps")
+		before = p.config(t, "apps/http/servers/web")
 		_, err := c.Update(t.Context(), &agentv1.Route{Name: "a.b", Hosts: []string{"twice.test", "twice.test"}}, []string{"10.0.0.1:80"}, nil)
 		wantFailure(t, err, agentv1.FailureReason_FAILURE_REASON_ROUTE, "a.b", "repeated")
-		if after := p.config(t, "apps"); compact(t, after) != compact(t, before) {
+		if after := p.config(t, "apps/http/servers/web"); compact(t, after) != compact(t, before) {
 			t.Errorf("got config %s, want it unchanged: %s", after, before)
 		}
 	})

@@ -3,17 +3,27 @@ package route
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 )
 
-// idleTimeout of a connection to an upstream: long enough to serve a steady load, short enough to be waited for.
-const idleTimeout = "1s"
+const (
+	// mark begins the @id of every route of Muster.
+	mark = "muster-"
+	// confirmServer is Muster's own server in the proxy, on a loopback port: it shows that the proxy reads the folder of slots.
+	confirmServer = "muster-confirm"
+	// idleTimeout of a connection to an upstream. A drain waits for the idle ones of an upstream that was removed; a steady load keeps
+	// those of the others open.
+	idleTimeout = "100ms"
+)
 
-// mark begins the @id of every route of Muster.
-const mark = "muster-"
+// servers are the HTTP servers of a proxy by name, with all of their settings as they were read.
+type servers map[string]json.RawMessage
 
 // caddyRoute is a route as Caddy's configuration has it.
 type caddyRoute struct {
@@ -28,42 +38,39 @@ type caddyMatch struct {
 	Path []string `json:"path,omitempty"`
 }
 
+// caddyHandler has no retries: they would hide the failures that a rollout must see.
 type caddyHandler struct {
 	Handler       string          `json:"handler"`
 	Upstreams     []caddyUpstream `json:"upstreams"`
-	LoadBalancing caddyBalancing  `json:"load_balancing"`
-	Transport     caddyTransport  `json:"transport"`
-}
-
-// caddyTransport is written out because Caddy closes the idle connections to upstreams that a change removed only for a transport that the
-// configuration names. One that escapes, because a request took it during the change, ends by the idle timeout: a drain waits for it.
-type caddyTransport struct {
-	Protocol  string `json:"protocol"`
-	KeepAlive struct {
-		IdleTimeout string `json:"idle_timeout"`
-	} `json:"keep_alive"`
+	LoadBalancing struct {
+		Policy struct {
+			Name string `json:"policy"`
+		} `json:"selection_policy"`
+	} `json:"load_balancing"`
+	// Transport is written out because Caddy closes the idle connections of a transport that is replaced only if the configuration names it.
+	Transport struct {
+		Protocol  string `json:"protocol"`
+		KeepAlive struct {
+			IdleTimeout string `json:"idle_timeout"`
+		} `json:"keep_alive"`
+	} `json:"transport"`
 }
 
 type caddyUpstream struct {
 	Dial string `json:"dial"`
 }
 
-// caddyBalancing has no retries: they would hide the failures that a rollout must see.
-type caddyBalancing struct {
-	Policy struct {
-		Name string `json:"policy"`
-	} `json:"selection_policy"`
-}
-
 // parsed is one of Muster's routes.
 type parsed struct {
-	route     *agentv1.Route
-	upstreams []string
+	route *agentv1.Route
+	dials []string // addresses, or the placeholders of slots.
 }
+
+// inSlots says that the upstreams of the route are in the folder of slots.
+func (p parsed) inSlots() bool { return len(p.dials) > 0 && strings.HasPrefix(p.dials[0], "{file.") }
 
 // parseRoute returns false for a route that is not Muster's.
 func parseRoute(raw json.RawMessage) (parsed, bool) {
-	var c caddyRoute
 	if !bytes.Contains(raw, []byte(mark)) {
 		return parsed{}, false
 	}
@@ -79,6 +86,7 @@ func parseRoute(raw json.RawMessage) (parsed, bool) {
 		return parsed{}, false
 	}
 	out := parsed{route: &agentv1.Route{Name: strings.TrimPrefix(name, mark)}}
+	var c caddyRoute
 	if err := json.Unmarshal(raw, &c); err != nil { // edited by hand: it is written anew with the next change.
 		return out, true
 	}
@@ -90,20 +98,19 @@ func parseRoute(raw json.RawMessage) (parsed, bool) {
 	}
 	if len(c.Handle) > 0 {
 		for _, u := range c.Handle[0].Upstreams {
-			out.upstreams = append(out.upstreams, u.Dial)
+			out.dials = append(out.dials, u.Dial)
 		}
 	}
-	slices.Sort(out.upstreams)
 	return out, true
 }
 
 // render is the inverse of parseRoute.
-func render(route *agentv1.Route, upstreams []string) (json.RawMessage, error) {
-	handler := caddyHandler{Handler: "reverse_proxy", Upstreams: make([]caddyUpstream, 0, len(upstreams))}
+func render(route *agentv1.Route, dials []string) (json.RawMessage, error) {
+	handler := caddyHandler{Handler: "reverse_proxy", Upstreams: make([]caddyUpstream, 0, len(dials))}
 	handler.LoadBalancing.Policy.Name = "round_robin"
 	handler.Transport.Protocol, handler.Transport.KeepAlive.IdleTimeout = "http", idleTimeout
-	for _, u := range upstreams {
-		handler.Upstreams = append(handler.Upstreams, caddyUpstream{Dial: u})
+	for _, d := range dials {
+		handler.Upstreams = append(handler.Upstreams, caddyUpstream{Dial: d})
 	}
 	out := caddyRoute{ID: mark + route.GetName(), Handle: []caddyHandler{handler}, Terminal: true}
 	match := caddyMatch{Host: route.GetHosts()}
@@ -120,38 +127,125 @@ func render(route *agentv1.Route, upstreams []string) (json.RawMessage, error) {
 	return json.Marshal(out)
 }
 
-// change returns the routes of a server after a change of one of Muster's, that route's upstreams, and whether anything is different. All
-// other routes stay as they are.
-func change(routes []json.RawMessage, route *agentv1.Route, add, remove []string) ([]json.RawMessage, []string, bool, error) {
-	at := indexOf(routes, route.GetName())
-	var before parsed
-	if at >= 0 {
-		before, _ = parseRoute(routes[at])
+// routes returns the routes of one server.
+func (s servers) routes(server string) []json.RawMessage {
+	var body struct {
+		Routes []json.RawMessage `json:"routes"`
 	}
-	upstreams := slices.DeleteFunc(append(slices.Clone(before.upstreams), add...), func(u string) bool { return slices.Contains(remove, u) })
-	slices.Sort(upstreams)
-	upstreams = slices.Compact(upstreams)
-	wanted, err := render(route, upstreams)
-	if err != nil {
-		return nil, nil, false, err
+	if json.Unmarshal(s[server], &body) != nil {
+		return nil
 	}
-	if at >= 0 && sameJSON(routes[at], wanted) {
-		return routes, upstreams, false, nil
-	}
-	out := slices.Clone(routes)
-	after, _ := parseRoute(wanted)
-	if at >= 0 && sameRoute(before.route, after.route) {
-		out[at] = wanted
-		return out, upstreams, true, nil
-	}
-	if at >= 0 { // it matches other requests now, so its place may be another.
-		out = slices.Delete(out, at, at+1)
-	}
-	return slices.Insert(out, place(out, after.route), wanted), upstreams, true, nil
+	return body.Routes
 }
 
-// place returns where a new route goes: before those that match more requests than it does, because the first match wins. One for particular hosts
-// or paths goes before all that are not Muster's.
+// names returns the servers that are not Muster's own, sorted.
+func (s servers) names() []string {
+	names := slices.Sorted(maps.Keys(s))
+	return slices.DeleteFunc(names, func(n string) bool { return n == confirmServer })
+}
+
+// find returns the server that has a route of Muster's, and the route; "" if none has it.
+func (s servers) find(name string) (string, parsed) {
+	for _, server := range s.names() {
+		routes := s.routes(server)
+		if i := indexOf(routes, name); i >= 0 {
+			r, _ := parseRoute(routes[i])
+			return server, r
+		}
+	}
+	return "", parsed{}
+}
+
+// with returns the servers with one of Muster's routes as it shall be, and whether anything is different. All else stays as it is.
+func (s servers) with(server string, route *agentv1.Route, dials []string) (servers, bool, error) {
+	wanted, err := render(route, dials)
+	if err != nil {
+		return nil, false, err
+	}
+	routes := s.routes(server)
+	at := indexOf(routes, route.GetName())
+	if at >= 0 && sameJSON(routes[at], wanted) {
+		return s, false, nil
+	}
+	after, _ := parseRoute(wanted)
+	if at >= 0 {
+		before, _ := parseRoute(routes[at])
+		if proto.Equal(before.route, after.route) {
+			routes[at] = wanted
+			out, err := s.replace(server, routes)
+			return out, true, err
+		}
+		routes = slices.Delete(routes, at, at+1) // it matches other requests now, so its place may be another.
+	}
+	out, err := s.replace(server, slices.Insert(routes, place(routes, after.route), wanted))
+	return out, true, err
+}
+
+// replace returns the servers with other routes in one of them.
+func (s servers) replace(server string, routes []json.RawMessage) (servers, error) {
+	var body map[string]json.RawMessage
+	if err := json.Unmarshal(s[server], &body); err != nil {
+		return nil, err
+	}
+	if body == nil {
+		body = make(map[string]json.RawMessage)
+	}
+	var err error
+	if body["routes"], err = json.Marshal(routes); err != nil {
+		return nil, err
+	}
+	out := maps.Clone(s)
+	out[server], err = json.Marshal(body)
+	return out, err
+}
+
+// withConfirm returns the servers with Muster's own one, which answers with the probe file of the folder.
+func (s servers) withConfirm(listen, probe string) (servers, error) {
+	type handler struct {
+		Handler string `json:"handler"`
+		Body    string `json:"body"`
+	}
+	type confirmRoute struct {
+		Handle []handler `json:"handle"`
+	}
+	var body struct {
+		Listen         []string       `json:"listen"`
+		Routes         []confirmRoute `json:"routes"`
+		AutomaticHTTPS struct {
+			Disable bool `json:"disable"`
+		} `json:"automatic_https"`
+	}
+	body.Listen = []string{listen}
+	body.AutomaticHTTPS.Disable = true
+	body.Routes = []confirmRoute{{Handle: []handler{{Handler: "static_response", Body: "{file." + probe + "}"}}}}
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	out := maps.Clone(s)
+	out[confirmServer] = raw
+	return out, nil
+}
+
+// confirmAt returns where Muster's own server listens, and the file that it answers with; false if there is none.
+func (s servers) confirmAt() (listen, probe string, ok bool) {
+	var body struct {
+		Listen []string `json:"listen"`
+		Routes []struct {
+			Handle []struct {
+				Body string `json:"body"`
+			} `json:"handle"`
+		} `json:"routes"`
+	}
+	if json.Unmarshal(s[confirmServer], &body) != nil || len(body.Listen) != 1 || len(body.Routes) != 1 || len(body.Routes[0].Handle) != 1 {
+		return "", "", false
+	}
+	probe = strings.TrimSuffix(strings.TrimPrefix(body.Routes[0].Handle[0].Body, "{file."), "}")
+	return body.Listen[0], probe, true
+}
+
+// place returns where a new route goes: before those that match more requests than it does, because the first match wins. One for
+// particular hosts or paths goes before all that are not Muster's.
 func place(routes []json.RawMessage, route *agentv1.Route) int {
 	for i, raw := range routes {
 		if other, ok := parseRoute(raw); ok {
