@@ -127,15 +127,17 @@ func (c *Caddy) List(ctx context.Context) ([]*agentv1.RouteState, error) {
 	return out, nil
 }
 
-// upstreams returns those of a route, sorted, and the number of its slots.
+// upstreams returns those of a route, sorted, and the number of its slots in the folder of this agent.
 func (c *Caddy) upstreams(r parsed) ([]string, int, error) {
-	if c.slots.dir != "" && (r.inSlots() || c.keeps && len(r.dials) == 0) {
-		return c.slots.read(r.route.GetName())
+	name := r.route.GetName()
+	if !r.inSlots() && (!c.keeps || c.slots.dir == "" || len(r.dials) > 0) {
+		return slices.Sorted(slices.Values(r.dials)), 0, nil
 	}
-	if r.inSlots() { // in a folder that this agent does not have.
-		return nil, 0, nil
+	if dir := r.slotsDir(); dir != "" && dir != c.slots.dir { // the agent was given another folder since.
+		had, _, err := slots{dir: dir}.read(name)
+		return had, 0, err
 	}
-	return slices.Sorted(slices.Values(r.dials)), 0, nil
+	return c.slots.read(name)
 }
 
 // Update adds and removes upstreams of a route, and creates it if it is missing. It returns the upstreams that the proxy serves by. Doing

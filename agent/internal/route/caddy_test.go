@@ -448,6 +448,22 @@ func TestProxyForgets(t *testing.T) {
 	}
 }
 
+// TestFolderMoves shows that an agent with another folder, or with none, takes over what the proxy serves by.
+func TestFolderMoves(t *testing.T) {
+	p := newProxy(t, foreign)
+	p.start(t)
+	web := &agentv1.Route{Name: "shop.web"}
+	var want []string
+	for i, dir := range []string{p.slots(), filepath.Join(p.dir, "other"), "", p.slots()} {
+		added := fmt.Sprintf("10.0.0.%d:80", i+1)
+		want = append(want, added)
+		got, err := p.driver(t, route.WithDir(dir)).Update(t.Context(), web, []string{added}, nil)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("folder %q: got %q, %v; want %q", dir, got, err, want)
+		}
+	}
+}
+
 func TestManyUpstreams(t *testing.T) {
 	p := newProxy(t, foreign)
 	p.start(t)

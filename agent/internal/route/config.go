@@ -69,6 +69,15 @@ type parsed struct {
 // inSlots says that the upstreams of the route are in the folder of slots.
 func (p parsed) inSlots() bool { return len(p.dials) > 0 && strings.HasPrefix(p.dials[0], "{file.") }
 
+// slotsDir is the folder that the upstreams are in; "" if they are in none.
+func (p parsed) slotsDir() string {
+	if !p.inSlots() {
+		return ""
+	}
+	path := strings.TrimSuffix(strings.TrimPrefix(p.dials[0], "{file."), "}")
+	return strings.TrimSuffix(path, (slots{}).slot("/"+p.route.GetName(), 0))
+}
+
 // parseRoute returns false for a route that is not Muster's.
 func parseRoute(raw json.RawMessage) (parsed, bool) {
 	if !bytes.Contains(raw, []byte(mark)) {
