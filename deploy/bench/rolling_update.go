@@ -32,6 +32,7 @@ const composeFile = `name: bench
 services:
   web:
     image: %s
+    restart: unless-stopped
     ports: ["8080"]
     environment: {STARTUP_MS: "0", WORK_MS: "20"}
     healthcheck: %s

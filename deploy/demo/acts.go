@@ -186,21 +186,45 @@ func (s *stage) apply(ctx context.Context, version string) (int, error) {
 	return -1, err
 }
 
-// progress shows a line of musterctl: of its progress (time, host, step, state) without the time and without steps that merely began.
+// progress shows a line of musterctl: of its progress (time, host, step, state) only what a reader of the story wants, and the rest as it is.
 func (s *stage) progress(line string) {
 	fields := strings.SplitN(line, " ", 4)
-	if len(fields) == 4 {
-		if _, err := time.Parse(time.RFC3339, fields[0]); err == nil {
-			if fields[3] == "running" || fields[3] == "waiting" {
-				return
-			}
-			s.v.say("%s", s.v.faint(fmt.Sprintf("  %-3s %-28s %s", fields[1], fields[2], fields[3])))
-			return
-		}
+	if len(fields) < 4 {
+		fields = nil
+	} else if _, err := time.Parse(time.RFC3339, fields[0]); err != nil {
+		fields = nil
 	}
-	if strings.TrimSpace(line) != "" {
+	switch {
+	case fields != nil:
+		if text := milestone(fields[2], fields[3]); text != "" {
+			group, _, _ := strings.Cut(fields[2], "/")
+			s.v.say("%s", s.v.faint(fmt.Sprintf("  %-3s %-7s %s", fields[1], group, text)))
+		}
+	case strings.TrimSpace(line) != "":
 		s.v.say("  %s", line)
 	}
+}
+
+// milestone says what the end of a step means; empty for one that is of no interest by itself.
+func milestone(step, state string) string {
+	_, action, _ := strings.Cut(step, "/")
+	switch {
+	case strings.HasPrefix(state, "failed") || strings.HasPrefix(state, "unknown"):
+		return action + " " + state
+	case strings.HasPrefix(step, "run/"):
+		return state
+	case strings.HasPrefix(step, "undo/") && state == "done":
+		return "taken back: " + action
+	case state != "done":
+		return ""
+	case action == "ready":
+		return "the new instance is ready"
+	case strings.HasPrefix(action, "route"):
+		return "it takes requests"
+	case action == "stop":
+		return "the old instance is drained and stopped"
+	}
+	return ""
 }
 
 // count lets the load go on for a moment and takes down what it counted.

@@ -3,7 +3,6 @@
 package e2e_test
 
 import (
-	"context"
 	"fmt"
 	"testing"
 )
@@ -19,6 +18,7 @@ func TestCrash(t *testing.T) {
 	for i := range repeats {
 		next := map[string]string{"v1": "v2", "v2": "v1"}[now]
 		ok := t.Run(fmt.Sprintf("update %d", i+1), func(t *testing.T) {
+			defer h.explain(t)
 			mark := h.Witness.Mark()
 			stop := h.loaded(t, i%2 == 1)
 			h.apply(t, h.shop(next)).want(t, 0)
@@ -32,7 +32,10 @@ func TestCrash(t *testing.T) {
 			unharmed(t, stop())
 			h.settled(t, next)
 		})
-		ok = ok && t.Run(fmt.Sprintf("leader killed %d", i+1), func(t *testing.T) { h.killLeader(t, now, i) })
+		ok = ok && t.Run(fmt.Sprintf("leader killed %d", i+1), func(t *testing.T) {
+			defer h.explain(t)
+			h.killLeader(t, now, i)
+		})
 		if !ok {
 			t.Fatal("the next repeat would start from another state")
 		}
@@ -47,16 +50,12 @@ func (h *house) killLeader(t *testing.T, version string, i int) {
 	}
 	mark := h.Witness.Mark()
 	stop := h.loaded(t, i%2 == 1)
-	wait := h.applying(t, h.shop(version))
-	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
-	defer cancel()
-	if err := h.Witness.Await(ctx, mark, "start", prefix, 1+i%replicas); err != nil {
-		t.Fatal(err)
-	}
+	apply := h.applying(t, h.shop(version))
+	apply.until(t, h, mark, "start", 1+i%replicas)
 	if err := leader.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	wait().want(t, 0)
+	apply.wait().want(t, 0)
 	unharmed(t, stop())
 	h.settled(t, version)
 	h.onceEach(t, mark)

@@ -89,6 +89,7 @@ func (h *house) shop(version string) string {
 services:
   web:
     image: %s/shop-app:%s
+    restart: unless-stopped
     ports: ["8080"]
     environment: {STARTUP_MS: "300"}
     deploy:
@@ -133,15 +134,59 @@ func (h *house) apply(t *testing.T, text string, args ...string) outcome {
 	return h.ctl(t, append([]string{"stack", "apply", "-f", file, "--yes", "--progress", "plain"}, args...)...)
 }
 
-// applying is apply beside the test's own doings; wait returns the outcome.
-func (h *house) applying(t *testing.T, text string) (wait func() outcome) {
+// applied is an apply beside the test's own doings.
+type applied struct {
+	outcome
+	done chan struct{} // closed when the outcome is there
+}
+
+// applying starts to apply a compose file.
+func (h *house) applying(t *testing.T, text string) *applied {
 	t.Helper()
-	var o outcome
-	var wg sync.WaitGroup
-	wg.Go(func() { o = h.apply(t, text) })
-	wait = func() outcome { wg.Wait(); return o }
-	t.Cleanup(func() { wait() })
-	return wait
+	a := &applied{done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		a.outcome = h.apply(t, text)
+	}()
+	t.Cleanup(func() { <-a.done })
+	return a
+}
+
+// wait returns the outcome when it is there.
+func (a *applied) wait() outcome {
+	<-a.done
+	return a.outcome
+}
+
+// until waits for the n-th action on the stack's containers while the apply goes on.
+func (a *applied) until(t *testing.T, h *house, mark int, action string, n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
+	defer cancel()
+	go func() {
+		select {
+		case <-a.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if err := h.Witness.Await(ctx, mark, action, prefix, n); err != nil {
+		cancel()
+		t.Fatalf("%v; musterctl ended with %d:\n%s", err, a.wait().code, a.text)
+	}
+}
+
+// explain shows the latest run of a test that failed.
+func (h *house) explain(t *testing.T) {
+	if !t.Failed() {
+		return
+	}
+	for _, args := range [][]string{{"run", "list"}, {"service", "ps", "--all"}, {"host", "list"}} {
+		t.Logf("musterctl %s:\n%s", strings.Join(args, " "), h.ctl(t, args...).text)
+	}
+	if runs, err := fleet.Items[struct{ ID string }](t.Context(), h.Muster, "run", "list"); err == nil && len(runs) > 0 {
+		t.Log(h.ctl(t, "run", "show", runs[0].ID).text)
+	}
 }
 
 func (o outcome) want(t *testing.T, code int) {

@@ -3,7 +3,6 @@
 package e2e_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +30,10 @@ func TestMuster(t *testing.T) {
 		{"bad input", badInput},
 		{"other services", otherServices},
 	} {
-		if !t.Run(part.name, func(t *testing.T) { part.do(t, h) }) && part.name == "first deploy" {
+		if !t.Run(part.name, func(t *testing.T) {
+			defer h.explain(t)
+			part.do(t, h)
+		}) && part.name == "first deploy" {
 			t.Fatal("nothing can be tested on a stack that is not there")
 		}
 	}
@@ -96,12 +98,12 @@ func leaderKilled(t *testing.T, h *house) {
 	}
 	mark := h.Witness.Mark()
 	stop := h.loaded(t, false)
-	wait := h.applying(t, h.shop("v1"))
-	h.await(t, mark, "start", 2)
+	apply := h.applying(t, h.shop("v1"))
+	apply.until(t, h, mark, "start", 2)
 	if err := leader.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	wait().want(t, 0)
+	apply.wait().want(t, 0)
 	unharmed(t, stop())
 	next, err := h.Muster.Leader(t.Context())
 	if err != nil {
@@ -120,24 +122,14 @@ func leaderKilled(t *testing.T, h *house) {
 	}
 }
 
-// await waits for the n-th action on the stack's containers.
-func (h *house) await(t *testing.T, mark int, action string, n int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
-	defer cancel()
-	if err := h.Witness.Await(ctx, mark, action, prefix, n); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func registryGone(t *testing.T, h *house) {
 	mark := h.Witness.Mark()
-	wait := h.applying(t, h.shop("v5"))
-	h.await(t, mark, "create", 1)
+	apply := h.applying(t, h.shop("v5"))
+	apply.until(t, h, mark, "create", 1)
 	if err := h.Registry.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	wait().want(t, 0)
+	apply.wait().want(t, 0)
 	h.settled(t, "v5")
 	h.onceEach(t, mark)
 	if err := h.Registry.Process.Restart(); err != nil {
@@ -151,8 +143,8 @@ func agentKilled(t *testing.T, h *house) {
 	for i := 0; i < 6 && !hit; i++ {
 		version := []string{"v1", "v2"}[i%2]
 		mark := h.Witness.Mark()
-		wait := h.applying(t, h.shop(version))
-		h.await(t, mark, "create", 1)
+		apply := h.applying(t, h.shop(version))
+		apply.until(t, h, mark, "create", 1)
 		created, ok := h.Witness.First(mark, "create", prefix)
 		if !ok {
 			t.Fatal("the event is gone")
@@ -172,7 +164,7 @@ func agentKilled(t *testing.T, h *house) {
 		if err := agent.Restart(); err != nil {
 			t.Fatal(err)
 		}
-		wait().want(t, 0)
+		apply.wait().want(t, 0)
 		h.settled(t, version)
 		h.onceEach(t, mark)
 		if t.Failed() {
@@ -210,8 +202,8 @@ func engineKilled(t *testing.T, h *house) {
 	before := h.version(t)
 	target := map[string]string{"v1": "v2", "v2": "v1", "v5": "v1"}[before]
 	mark := h.Witness.Mark()
-	wait := h.applying(t, h.shop(target))
-	h.await(t, mark, "start", 2)
+	apply := h.applying(t, h.shop(target))
+	apply.until(t, h, mark, "start", 2)
 	engine := h.Engines[1]
 	if err := engine.Kill(); err != nil {
 		t.Fatal(err)
@@ -220,7 +212,7 @@ func engineKilled(t *testing.T, h *house) {
 	if err := engine.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	o := wait()
+	o := apply.wait()
 	if err := h.Muster.HostsUp(t.Context(), len(h.Hosts)); err != nil {
 		t.Error(err)
 	}

@@ -37,7 +37,7 @@ func (f *Fleet) StartCaddy(ctx context.Context, m *Machine, name, address, admin
 	}
 	config, err := json.Marshal(map[string]any{
 		"admin":   map[string]any{"listen": adminAddress},
-		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "WARN"}}},
+		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}},
 		"apps": map[string]any{"http": map[string]any{"servers": map[string]any{"public": map[string]any{
 			"listen":          []string{address},
 			"automatic_https": map[string]any{"disable": true},
