@@ -76,7 +76,10 @@ func ports(list []*agentv1.PortBinding) string {
 }
 
 func portOf(p *agentv1.PortBinding) string {
-	text := fmt.Sprintf("%d->%d", p.GetHostPort(), p.GetContainerPort())
+	text := fmt.Sprintf("any->%d", p.GetContainerPort()) // each instance gets one of its host's range.
+	if p.GetHostPort() > 0 {
+		text = fmt.Sprintf("%d->%d", p.GetHostPort(), p.GetContainerPort())
+	}
 	if p.GetHostIp() != "" {
 		text = p.GetHostIp() + ":" + text
 	}

@@ -197,7 +197,7 @@ func TestLiveRows(t *testing.T) {
 	p := sitDown(t)
 	code := d.at(p, "run watch r-3 --color never")
 	wait(t, p, "Hint:  musterctl run show r-3\n")
-	for _, want := range []string{"run/r-3  apply demo, release 3  12/12 steps  14s  locks stack/demo  rolled-back", "INSTANCE  HOST   STEP   AGE  STATE", "web.1     web-1  ready  5s   failed",
+	for _, want := range []string{"run/r-3  rolled-back  12/12 steps  14s  apply demo, release 3  locks stack/demo", "INSTANCE  HOST   STEP   AGE  STATE", "web.1     web-1  ready  5s   failed",
 		"web.2     web-2  pull   12s  unknown", "    panic: \\u001b[31mno config\\u001b[0m\n"} {
 		if !strings.Contains(p.text(), want) {
 			t.Errorf("%q is not in\n%s", want, p.text())

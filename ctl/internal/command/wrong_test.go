@@ -76,7 +76,7 @@ func TestNobodyAnswers(t *testing.T) {
 	}
 	r := d.run("host list --timeout 400ms")
 	why := "c1:7443: connection refused; c2:7443: connection refused; c3:7443: connection refused"
-	want := "waiting for a coordinator, up to 400ms: " + why + "\nError: hosts cannot be listed\nCause: " + why + "\nHint:  musterctl status\n"
+	want := "waiting for a coordinator, up to 400ms: " + why + "\nError: hosts cannot be listed\nCause: " + why + "\nHint:  look whether a coordinator runs at these addresses, or name others with --server HOST:PORT\n"
 	if r.code != 7 || r.stderr != want {
 		t.Errorf("exit code %d, want 7:\n%s\nwant\n%s", r.code, r.stderr, want)
 	}

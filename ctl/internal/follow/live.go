@@ -94,16 +94,18 @@ func (l *live) draw(s *State) {
 	l.drawn, l.dirty = time.Now(), false
 }
 
-// paint colours the last word of a line, which is the state of a row.
+// paint colours the word of a line that is a state: the second of the header, the last of a row.
 func (l *live) paint(line string) string {
-	i := strings.LastIndexByte(line, ' ')
-	if i < 0 {
-		return line
-	}
 	if strings.HasPrefix(line, "blocked: ") {
 		return l.style.Paint(output.ToneWarn, line)
 	}
-	return line[:i+1] + l.style.Paint(output.ToneOf(line[i+1:]), line[i+1:])
+	words := strings.Split(line, "  ")
+	i := len(words) - 1
+	if strings.HasPrefix(line, "run/") {
+		i = min(1, i)
+	}
+	words[i] = l.style.Paint(output.ToneOf(words[i]), words[i])
+	return strings.Join(words, "  ")
 }
 
 // frame returns the lines to show, at most as many as fit.
@@ -134,7 +136,7 @@ func (l *live) frame(s *State, height int) []string {
 
 func (l *live) header(s *State, now time.Time) string {
 	r := s.Run
-	parts := []string{"run/" + s.RunID, r.GetTitle(), fmt.Sprintf("%d/%d steps", r.GetStepsSettled(), r.GetStepsTotal())}
+	parts := []string{"run/" + s.RunID, output.Word(r.GetState(), "RUN_STATE_"), fmt.Sprintf("%d/%d steps", r.GetStepsSettled(), r.GetStepsTotal())}
 	end := now
 	if r.GetFinishedAt() != nil {
 		end = r.GetFinishedAt().AsTime()
@@ -142,10 +144,10 @@ func (l *live) header(s *State, now time.Time) string {
 	if r.GetCreatedAt() != nil {
 		parts = append(parts, output.Span(end.Sub(r.GetCreatedAt().AsTime())))
 	}
+	parts = append(parts, r.GetTitle())
 	if len(r.GetLocks()) > 0 {
 		parts = append(parts, "locks "+strings.Join(r.GetLocks(), ","))
 	}
-	parts = append(parts, output.Word(r.GetState(), "RUN_STATE_"))
 	for i := range parts {
 		parts[i] = output.Clean(parts[i])
 	}

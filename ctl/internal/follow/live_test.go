@@ -117,7 +117,7 @@ func TestLive(t *testing.T) {
 	first := wide(2)
 	state.Apply(first)
 	view.Update(state, first)
-	want := `run/r-1  apply web, release 2  0/2 steps  1m15s  locks stack/web  running
+	want := `run/r-1  running  0/2 steps  1m15s  apply web, release 2  locks stack/web
 INSTANCE  HOST  STEP   AGE  STATE
 web.1     h1    start  3s   running
 web.2     h1    start  -    pending`
@@ -133,7 +133,7 @@ web.2     h1    start  -    pending`
 			{StepId: "undo/web.2/start", Group: "web.2", Host: "h1", Ordinal: 9, State: done, FinishedAt: timestamppb.New(noon()), Revision: 2},
 		}})
 	want = `connection to c1 was lost
-run/r-1  apply web, release 2  2/2 steps  1m15s  succeeded
+run/r-1  succeeded  2/2 steps  1m15s  apply web, release 2
 INSTANCE  HOST  STEP        AGE  STATE
 web.1     h1    start       1s   done
 web.2     h1    undo start  0s   done`

@@ -158,7 +158,7 @@ func hintFor(reason string, meta map[string]string) string {
 func hintForStatus(c codes.Code) string {
 	switch c {
 	case codes.Unavailable:
-		return "musterctl status"
+		return "look whether a coordinator runs at these addresses, or name others with --server HOST:PORT"
 	case codes.Unauthenticated:
 		return "musterctl login --coordinator HOST:PORT --token-file FILE"
 	case codes.Unimplemented:
