@@ -153,22 +153,22 @@ func (a *app) currentContext() (config.Context, error) {
 	return config.Context{}, e
 }
 
-// connect returns the connection to the cluster.
-func (a *app) connect() (*client.Client, error) {
+// connect opens the connection to the cluster, once.
+func (a *app) connect() error {
 	if a.client != nil {
-		return a.client, nil
+		return nil
 	}
 	c, err := a.currentContext()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	creds, err := identity.LoadCredentials(c.Credentials)
 	if err != nil {
-		return nil, &output.Error{What: fmt.Sprintf("the keys of context %q cannot be used", c.Name), Cause: err.Error(),
+		return &output.Error{What: fmt.Sprintf("the keys of context %q cannot be used", c.Name), Cause: err.Error(),
 			Hint: "musterctl login --coordinator HOST:PORT --token-file FILE --name " + c.Name, Code: output.CodeDenied}
 	}
 	if end := creds.NotAfter(); !a.Now().Before(end) {
-		return nil, &output.Error{What: fmt.Sprintf("the certificate of context %q has expired", c.Name),
+		return &output.Error{What: fmt.Sprintf("the certificate of context %q has expired", c.Name),
 			Cause: fmt.Sprintf("%s was valid until %s", creds.ID(), end.UTC().Format(time.RFC3339)),
 			Hint:  "musterctl login --coordinator HOST:PORT --token-file FILE --name " + c.Name, Code: output.CodeDenied}
 	}
@@ -186,9 +186,9 @@ func (a *app) connect() (*client.Client, error) {
 		},
 	})
 	if err != nil {
-		return nil, output.Usage("--server HOST:PORT[,HOST:PORT…]", "%v", err)
+		return output.Usage("--server HOST:PORT[,HOST:PORT…]", "%v", err)
 	}
-	return a.client, nil
+	return nil
 }
 
 // learn remembers coordinators that joined after the login, so that losing the ones of that day loses nothing.

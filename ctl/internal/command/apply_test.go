@@ -176,6 +176,34 @@ func TestTheRequestIDSurvivesALostLeader(t *testing.T) {
 	}
 }
 
+// TestRepeatedByHand gives the request id of an apply whose answer was lost: the run that it started is followed, although it holds the lock.
+func TestRepeatedByHand(t *testing.T) {
+	d := planner(t, 1, plan())
+	var hashes []string
+	coordinatortest.On(d.cluster.Nodes[0], "ApplyStack", func(_ context.Context, q *coordinatorv1.ApplyStackRequest) (*coordinatorv1.ApplyStackResponse, error) {
+		if !q.GetDryRun() {
+			hashes = append(hashes, q.GetPlanHash())
+		}
+		if !q.GetDryRun() && q.GetRequestId() == "id-1" {
+			return &coordinatorv1.ApplyStackResponse{Plan: plan(), Run: runs()[0]}, nil
+		}
+		return nil, rpcerr.New(codes.FailedPrecondition, coordinatorv1.ErrorReason_ERROR_REASON_LOCK_HELD, "run r-3 changes stack demo")
+	})
+	if r := d.run("stack apply --progress quiet --request-id id-1"); r.code != 0 || !strings.HasPrefix(r.stdout, "run/r-3 succeeded") {
+		t.Errorf("the same request: exit code %d: %s", r.code, r.stderr)
+	}
+	for _, line := range []string{"stack apply --request-id id-2", "stack apply", "stack apply --dry-run --request-id id-1"} {
+		if r := d.run(line); r.code != 8 || !strings.Contains(r.stderr, "run r-3 changes stack demo (LOCK_HELD)") {
+			t.Errorf("%s: exit code %d: %s", line, r.code, r.stderr)
+		}
+	}
+	for _, h := range hashes {
+		if h != "repeated" {
+			t.Errorf("a plan of hash %q might have been started unseen", h)
+		}
+	}
+}
+
 // endless lets the first coordinator show a run that goes on until it is cancelled.
 func (d *desk) endless() {
 	cancelled := make(chan struct{}, 1)

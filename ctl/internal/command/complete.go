@@ -24,7 +24,7 @@ func (a *app) live(cmd *cobra.Command, args []string, prefix string, names func(
 	if err := a.settle(cmd); err != nil {
 		return nil, nothing
 	}
-	if _, err := a.connect(); err != nil {
+	if err := a.connect(); err != nil {
 		return nil, nothing
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(orBackground(cmd.Context())), shortTimeout)

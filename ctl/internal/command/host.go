@@ -22,7 +22,7 @@ func (a *app) hostCommand() *cobra.Command {
 }
 
 func (a *app) hosts() (coordinatorv1.HostServiceClient, error) {
-	if _, err := a.connect(); err != nil {
+	if err := a.connect(); err != nil {
 		return nil, err
 	}
 	return coordinatorv1.NewHostServiceClient(a.client), nil

@@ -20,7 +20,7 @@ func (a *app) operatorCommand() *cobra.Command {
 }
 
 func (a *app) cluster() (coordinatorv1.ClusterServiceClient, error) {
-	if _, err := a.connect(); err != nil {
+	if err := a.connect(); err != nil {
 		return nil, err
 	}
 	return coordinatorv1.NewClusterServiceClient(a.client), nil

@@ -23,7 +23,7 @@ func (a *app) runCommand() *cobra.Command {
 func runID(arg string) string { return strings.TrimPrefix(arg, "run/") }
 
 func (a *app) runs() (coordinatorv1.RunServiceClient, error) {
-	if _, err := a.connect(); err != nil {
+	if err := a.connect(); err != nil {
 		return nil, err
 	}
 	return coordinatorv1.NewRunServiceClient(a.client), nil
@@ -173,7 +173,7 @@ func (a *app) runWatchCommand() *cobra.Command {
 With -o json every change is one line of JSON.`,
 		ValidArgsFunction: a.completeRuns(true),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := a.connect(); err != nil {
+			if err := a.connect(); err != nil {
 				return err
 			}
 			return a.follow(cmd.Context(), followed{id: runID(args[0]), data: true})

@@ -34,7 +34,7 @@ It never comes out again. A stack that names the secret takes the newest version
 			if err != nil {
 				return err
 			}
-			if _, err := a.connect(); err != nil {
+			if err := a.connect(); err != nil {
 				return err
 			}
 			request, err := a.request(&c)
@@ -104,7 +104,7 @@ func (a *app) secretListCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List secrets and their versions, without values", Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := a.connect(); err != nil {
+			if err := a.connect(); err != nil {
 				return err
 			}
 			ctx, cancel := a.call(cmd.Context())

@@ -18,7 +18,7 @@ func (a *app) serviceCommand() *cobra.Command {
 }
 
 func (a *app) services(ctx context.Context, stack string) (*coordinatorv1.ListServicesResponse, error) {
-	if _, err := a.connect(); err != nil {
+	if err := a.connect(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := a.call(ctx)
@@ -93,7 +93,7 @@ func (a *app) servicePsCommand() *cobra.Command {
 				stack, service := splitService(args[0])
 				request.Stack, request.Service = first(stack, request.Stack), service
 			}
-			if _, err := a.connect(); err != nil {
+			if err := a.connect(); err != nil {
 				return err
 			}
 			ctx, cancel := a.call(cmd.Context())

@@ -43,7 +43,7 @@ func (a *app) stackListCommand() *cobra.Command {
 }
 
 func (a *app) stacks(ctx context.Context) ([]*coordinatorv1.Stack, error) {
-	if _, err := a.connect(); err != nil {
+	if err := a.connect(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := a.call(ctx)
@@ -58,7 +58,7 @@ func (a *app) stackShowCommand() *cobra.Command {
 		Use: "show STACK", Short: "Show a stack with a release of it", Args: exactly("STACK"),
 		ValidArgsFunction: a.completeStacks,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := a.connect(); err != nil {
+			if err := a.connect(); err != nil {
 				return err
 			}
 			ctx, cancel := a.call(cmd.Context())
@@ -117,7 +117,7 @@ func (a *app) stackHistoryCommand() *cobra.Command {
 		Use: "history STACK", Short: "List the releases of a stack, newest first", Args: exactly("STACK"),
 		ValidArgsFunction: a.completeStacks,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := a.connect(); err != nil {
+			if err := a.connect(); err != nil {
 				return err
 			}
 			ctx, cancel := a.call(cmd.Context())
@@ -148,7 +148,7 @@ func (a *app) stackRollbackCommand() *cobra.Command {
 		Use: "rollback STACK", Short: "Return to an earlier release", Args: exactly("STACK"),
 		ValidArgsFunction: a.completeStacks,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := a.connect(); err != nil {
+			if err := a.connect(); err != nil {
 				return err
 			}
 			stacks := coordinatorv1.NewStackServiceClient(a.client)

@@ -98,7 +98,7 @@ func (a *app) applyStack(ctx context.Context, c *change, s *sourceFlags) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.connect(); err != nil {
+	if err := a.connect(); err != nil {
 		return err
 	}
 	stacks := coordinatorv1.NewStackServiceClient(a.client)
@@ -127,6 +127,9 @@ type carriage struct {
 func (a *app) carryOut(ctx context.Context, c *change, how carriage) error {
 	seen, err := a.within(ctx, how.plan, true, c.planHash)
 	if err != nil {
+		if r := a.repeated(ctx, c, how, err); r != nil {
+			return a.started(ctx, r, c)
+		}
 		return err
 	}
 	if stack := seen.plan.GetStack(); stack != "" {
@@ -161,6 +164,23 @@ func (a *app) carryOut(ctx context.Context, c *change, how carriage) error {
 		return a.nothingToDo(started, how.name)
 	}
 	return a.started(ctx, started.run, c)
+}
+
+// repeated returns the run that an earlier request of the id which the user gave has started. It is what stands in the way of
+// planning the same again. The hash matches no plan, so that nothing new is started.
+func (a *app) repeated(ctx context.Context, c *change, how carriage, err error) *coordinatorv1.Run {
+	var e *output.Error
+	if c.dryRun || c.requestID == "" || !errors.As(err, &e) || (e.Reason != "LOCK_HELD" && e.Reason != "PLAN_CHANGED") {
+		return nil
+	}
+	if _, err := a.request(c); err != nil {
+		return nil
+	}
+	p, err := a.within(ctx, how.plan, false, "repeated")
+	if err != nil {
+		return nil // the first error says what is wrong.
+	}
+	return p.run
 }
 
 // chatty tells whether what happens is told in words beside the data.
