@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 )
@@ -62,7 +63,7 @@ func (h *house) killLeader(t *testing.T, version string, i int) {
 	if err := leader.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Muster.Voters(t.Context(), 3); err != nil {
+	if err := errors.Join(h.Muster.Voters(t.Context(), 3), h.Muster.Reaches(t.Context(), leader)); err != nil {
 		t.Fatal(err)
 	}
 }

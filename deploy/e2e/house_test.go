@@ -89,7 +89,7 @@ func (h *house) shop(version string) string {
 services:
   web:
     image: %s/shop-app:%s
-    restart: unless-stopped
+    restart: always
     ports: ["8080"]
     environment: {STARTUP_MS: "300"}
     deploy:

@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -117,7 +118,7 @@ func leaderKilled(t *testing.T, h *house) {
 	if err := leader.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Muster.Voters(t.Context(), 3); err != nil {
+	if err := errors.Join(h.Muster.Voters(t.Context(), 3), h.Muster.Reaches(t.Context(), leader)); err != nil {
 		t.Error(err)
 	}
 }

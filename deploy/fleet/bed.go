@@ -67,7 +67,7 @@ func (f *Fleet) MakeBed(ctx context.Context, opts BedOptions) (*Bed, error) {
 		}
 	}
 	first := b.Hosts[0]
-	b.Proxy, err = f.StartCaddy(ctx, first, "caddy", net.JoinHostPort(first.Address, "8088"), net.JoinHostPort(first.Address, "2019"))
+	b.Proxy, err = f.StartCaddy(ctx, first, "caddy", net.JoinHostPort(first.Address, "8088"), "127.0.0.1:2019")
 	if err != nil {
 		return nil, err
 	}

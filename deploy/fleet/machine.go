@@ -17,13 +17,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// initScript is process 1 of a machine. Its mounts are private, /run and /etc/docker are its own, and it reaps orphans while it waits. With a pipe as its
-// standard input it ends when the fleet's process does, and the kernel ends everything else on the machine with it.
+// initScript is process 1 of a machine. Its mounts are private; /run is its own, and what it changes in /etc and /var/lib nobody else sees. It reaps
+// orphans while it waits. With a pipe as its standard input it ends when the fleet's process does, and the kernel ends everything else on the machine
+// with it.
 const initScript = `set -e
 mount --make-rprivate /
 mount -t proc proc /proc
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /etc/docker
+for dir in /etc /var/lib; do
+	mkdir -p /run/over$dir/upper /run/over$dir/work
+	mount -t overlay -o lowerdir=$dir,upperdir=/run/over$dir/upper,workdir=/run/over$dir/work overlay $dir
+done
 hostname "$1"
 ip link set lo up
 echo up
@@ -69,9 +73,6 @@ func (f *Fleet) newMachine(ctx context.Context, name string) (*Machine, error) {
 func (m *Machine) boot(ctx context.Context) error {
 	dir, err := m.f.path("machine-" + m.Name)
 	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll("/etc/docker", 0o755); err != nil {
 		return err
 	}
 	if err := m.f.state.change(func(r *record) { r.Cgroups = append(r.Cgroups, m.cgroup()) }); err != nil {

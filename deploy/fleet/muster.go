@@ -339,6 +339,15 @@ func (m *Muster) HostsUp(ctx context.Context, n int) error {
 	})
 }
 
+// Reaches waits until a coordinator, asked by itself, has the connections of all agents again. A cluster is served well before: this is for tests that
+// must not be about the moment after a restart.
+func (m *Muster) Reaches(ctx context.Context, c *Coordinator) error {
+	return m.await(ctx, c.Name+" to reach all agents", func() (bool, error) {
+		_, err := m.Ctl(ctx, "--server", c.Endpoint(), "service", "ps")
+		return err == nil, err
+	})
+}
+
 // HostIs waits until a host is in the state, like HOST_STATE_DOWN.
 func (m *Muster) HostIs(ctx context.Context, name, state string) error {
 	return m.await(ctx, name+" to be "+state, func() (bool, error) {
