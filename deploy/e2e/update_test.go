@@ -198,7 +198,9 @@ func (h *house) pause(t *testing.T, d time.Duration) {
 	}
 }
 
-// engineKilled takes the daemon away from under the second host. What ran there dies with it, by Docker's own doing; the run goes on when it is back.
+// engineKilled takes the daemon away from under the second host in the middle of an update. The run goes on when it is back: it finishes or rolls back,
+// and leaves neither an orphan nor a duplicate. A daemon that was killed stops what it finds, and Docker 20.10 starts that again only under the policy
+// always, which Muster does not give to containers; so an instance that the update had not reached may be down until the next one, which must work.
 func engineKilled(t *testing.T, h *house) {
 	before := h.version(t)
 	target := map[string]string{"v1": "v2", "v2": "v1", "v5": "v1"}[before]
@@ -214,21 +216,21 @@ func engineKilled(t *testing.T, h *house) {
 		t.Fatal(err)
 	}
 	o := apply.wait()
+	t.Logf("ended with %d, after the engine came back", o.code)
 	if err := h.Muster.HostsUp(t.Context(), len(h.Hosts)); err != nil {
 		t.Error(err)
 	}
-	switch o.code {
-	case 0:
-		h.settled(t, target)
-	case 1:
-		if !strings.Contains(o.text, "rolled back") {
-			t.Errorf("the run neither finished nor rolled back:\n%s", o.text)
-		}
-		h.settled(t, before)
+	next := before
+	switch {
+	case o.code == 0:
+	case o.code == 1 && strings.Contains(o.text, "was rolled back"):
+		next = target
 	default:
-		t.Errorf("musterctl ended with %d:\n%s", o.code, o.text)
+		t.Fatalf("musterctl ended with %d:\n%s", o.code, o.text)
 	}
-	t.Logf("ended with %d, after the engine came back", o.code)
+	h.placed(t)
+	h.apply(t, h.shop(next)).want(t, 0)
+	h.settled(t, next)
 }
 
 // version that runs now.
