@@ -23,9 +23,12 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// WatchHostRequest is empty.
+// WatchHostRequest tells the host where the coordinators are.
 type WatchHostRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// coordinators of the cluster by host:port, all of them, at most 16; the agent dials them and remembers them. Empty: the agent
+	// keeps those that it has. The coordinator opens the watch anew when they change.
+	Coordinators  []string `protobuf:"bytes,1,rep,name=coordinators,proto3" json:"coordinators,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -58,6 +61,13 @@ func (x *WatchHostRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use WatchHostRequest.ProtoReflect.Descriptor instead.
 func (*WatchHostRequest) Descriptor() ([]byte, []int) {
 	return file_muster_agent_v1_host_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *WatchHostRequest) GetCoordinators() []string {
+	if x != nil {
+		return x.Coordinators
+	}
+	return nil
 }
 
 // WatchHostResponse is a beat, with the inventory when it changed.
@@ -355,8 +365,9 @@ var File_muster_agent_v1_host_service_proto protoreflect.FileDescriptor
 
 const file_muster_agent_v1_host_service_proto_rawDesc = "" +
 	"\n" +
-	"\"muster/agent/v1/host_service.proto\x12\x0fmuster.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmuster/access/v1/access.proto\"\x12\n" +
-	"\x10WatchHostRequest\"\x82\x01\n" +
+	"\"muster/agent/v1/host_service.proto\x12\x0fmuster.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmuster/access/v1/access.proto\"6\n" +
+	"\x10WatchHostRequest\x12\"\n" +
+	"\fcoordinators\x18\x01 \x03(\tR\fcoordinators\"\x82\x01\n" +
 	"\x11WatchHostResponse\x128\n" +
 	"\tinventory\x18\x01 \x01(\v2\x1a.muster.agent.v1.InventoryR\tinventory\x123\n" +
 	"\asent_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\"\x81\x04\n" +
