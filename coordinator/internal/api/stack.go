@@ -33,16 +33,17 @@ func (s *StackServer) ApplyStack(ctx context.Context, req *coordinatorv1.ApplySt
 	if err != nil {
 		return nil, err
 	}
-	if run := replayed(view, req.GetRequestId(), req.GetDryRun()); run != nil {
-		return &coordinatorv1.ApplyStackResponse{
-			Plan: view.Plan(run.GetId()), Run: run, Release: view.Release(run.GetStack(), run.GetActivateRelease()), Warnings: model.Warnings,
-		}, nil
+	run, release, err := replayed(view, req.GetRequestId(), req.GetDryRun(), func(release *coordinatorv1.Release) bool {
+		return release.GetStack() == model.Name && release.GetSourceDigest() == model.Digest && release.GetRollbackOf() == 0
+	})
+	if run != nil || err != nil {
+		return &coordinatorv1.ApplyStackResponse{Plan: view.Plan(run.GetId()), Run: run, Release: release, Warnings: model.Warnings}, err
 	}
 	proposal, err := s.planner.Apply(ctx, view, model, req.GetNoGate())
 	if err != nil {
 		return nil, s.mapError(err)
 	}
-	run, err := s.start(ctx, proposal, startRequest{dryRun: req.GetDryRun(), planHash: req.GetPlanHash(), requestID: req.GetRequestId(), reason: req.GetReason()})
+	run, err = s.start(ctx, proposal, startRequest{dryRun: req.GetDryRun(), planHash: req.GetPlanHash(), requestID: req.GetRequestId(), reason: req.GetReason()})
 	if err != nil {
 		return nil, err
 	}
@@ -58,28 +59,36 @@ func (s *StackServer) RollbackStack(ctx context.Context, req *coordinatorv1.Roll
 	if err != nil {
 		return nil, err
 	}
-	if run := replayed(view, req.GetRequestId(), req.GetDryRun()); run != nil {
-		return &coordinatorv1.RollbackStackResponse{
-			Plan: view.Plan(run.GetId()), Run: run, Release: view.Release(run.GetStack(), run.GetActivateRelease()),
-		}, nil
+	run, release, err := replayed(view, req.GetRequestId(), req.GetDryRun(), func(release *coordinatorv1.Release) bool {
+		return release.GetStack() == req.GetStack() && release.GetRollbackOf() > 0 && (req.GetRelease() == 0 || release.GetRollbackOf() == req.GetRelease())
+	})
+	if run != nil || err != nil {
+		return &coordinatorv1.RollbackStackResponse{Plan: view.Plan(run.GetId()), Run: run, Release: release}, err
 	}
 	proposal, err := s.planner.Rollback(ctx, view, req.GetStack(), req.GetRelease())
 	if err != nil {
 		return nil, s.mapError(err)
 	}
-	run, err := s.start(ctx, proposal, startRequest{dryRun: req.GetDryRun(), planHash: req.GetPlanHash(), requestID: req.GetRequestId(), reason: req.GetReason()})
+	run, err = s.start(ctx, proposal, startRequest{dryRun: req.GetDryRun(), planHash: req.GetPlanHash(), requestID: req.GetRequestId(), reason: req.GetReason()})
 	if err != nil {
 		return nil, err
 	}
 	return &coordinatorv1.RollbackStackResponse{Plan: proposal.Plan, Run: run, Release: proposal.Release}, nil
 }
 
-// replayed returns the run that an earlier call with the same request id started. Planning again would find its lock held.
-func replayed(view *state.View, requestID string, dryRun bool) *coordinatorv1.Run {
-	if requestID == "" || dryRun {
-		return nil
+// replayed returns the run that an earlier call with the same request id started, with its release. Planning again would find its lock held. An id
+// that was used for something else is refused.
+func replayed(view *state.View, requestID string, dryRun bool, same func(*coordinatorv1.Release) bool) (*coordinatorv1.Run, *coordinatorv1.Release, error) {
+	if requestID == "" || dryRun || view.Request(requestID) == nil {
+		return nil, nil, nil
 	}
-	return view.RunOfRequest(requestID)
+	run := view.RunOfRequest(requestID)
+	release := view.Release(run.GetStack(), run.GetActivateRelease())
+	if run == nil || !same(release) {
+		return nil, nil, rpcerr.New(codes.AlreadyExists, coordinatorv1.ErrorReason_ERROR_REASON_REQUEST_REUSED,
+			"request id %q was used for another request: use a new one", requestID)
+	}
+	return run, release, nil
 }
 
 type startRequest struct {

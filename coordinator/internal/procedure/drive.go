@@ -52,15 +52,13 @@ func (l *leadership) drive(ctx context.Context, run *coordinatorv1.Run, step *co
 	} else if raw, err := proto.Marshal(response); err == nil && len(raw) <= resultLimit {
 		outcome.Result = raw
 	}
-	if err := l.commit(ctx, outcome); err != nil && ctx.Err() == nil {
-		return err
-	}
-	return nil
+	return l.commit(ctx, outcome)
 }
 
+// commit records an outcome. Its context ends as soon as the outcome is applied, which may be before the call returns: that is no error.
 func (l *leadership) commit(ctx context.Context, outcome *raftv1.Outcome) error {
 	command := &raftv1.Command{Op: &raftv1.Command_RecordOutcomes{RecordOutcomes: &raftv1.RecordOutcomes{Epoch: l.epoch, Outcomes: []*raftv1.Outcome{outcome}}}}
-	if _, err := l.propose(ctx, command); err != nil {
+	if _, err := l.propose(ctx, command); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("record the outcome of %s of run %s: %w", outcome.GetStepId(), outcome.GetRunId(), err)
 	}
 	return nil
@@ -163,11 +161,11 @@ func (l *leadership) ask(ctx context.Context, c *call, step *coordinatorv1.StepS
 				l.report(ctx, report{ref: ref})
 				reported = false
 			}
-			silent = time.Now()
 			var response proto.Message
 			if response, err = invoke(ctx, conn, c); err == nil || isOutcome(err) {
 				return response, err
 			}
+			silent = time.Now() // A call that was under way for long says nothing about how long the host has been silent.
 			l.log.Debug("operation has no outcome yet", "operation_id", c.operation.GetId(), "host", c.host, "err", err)
 		}
 		if ctx.Err() != nil {

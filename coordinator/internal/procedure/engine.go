@@ -27,6 +27,7 @@ const (
 	unreachableAfter = 3 * time.Second
 	retryFirst       = 20 * time.Millisecond
 	retryMost        = time.Second
+	tickPause        = 100 * time.Millisecond
 )
 
 // Options of an engine. All fields are required.
@@ -85,13 +86,14 @@ func (e *Engine) Lead(ctx context.Context, term uint64) error {
 		return fmt.Errorf("take the engine over: %w", err)
 	}
 	e.log.Info("engine took over", "epoch", result.GetEpoch(), "term", term)
-	group, ctx := errgroup.WithContext(ctx)
+	group, running := errgroup.WithContext(ctx)
 	l := &leadership{Engine: e, epoch: result.GetEpoch(), group: group, drivers: map[string]*driver{}, reports: make(chan report, 64)}
-	group.Go(func() error { return l.pump(ctx) })
-	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	group.Go(func() error { return l.pump(running) })
+	err = group.Wait()
+	if ctx.Err() != nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("the engine ended while its coordinator leads: %w", err)
 }
 
 // propose stamps a command and commits it.
@@ -120,7 +122,11 @@ func (l *leadership) pump(ctx context.Context) error {
 			if err := l.tick(ctx, &raftv1.Tick{RunIds: due}); err != nil {
 				return err
 			}
-			continue
+			// What is due has passed with the tick, unless the leader's clock is behind the one that set it.
+			if due, next = dueRuns(l.options.State.View(), time.Now()); len(due) == 0 {
+				continue
+			}
+			next = time.Now().Add(tickPause)
 		}
 		resetTimer(timer, next)
 		select {

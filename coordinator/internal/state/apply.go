@@ -53,7 +53,7 @@ func (s *State) Apply(index uint64, command *raftv1.Command) *raftv1.Result {
 		s.remember(index, c.meta)
 		return replayed
 	}
-	result, err := c.dispatch(command)
+	result, err := c.guarded(command)
 	if err != nil {
 		// The command is refused as a whole: what it had written goes with the transaction.
 		txn.Abort()
@@ -84,6 +84,26 @@ func refused(err error) *raftv1.Result {
 	return &raftv1.Result{Error: &raftv1.CommandError{Reason: int32(r.reason), Message: r.message}}
 }
 
+// guarded turns a panic in a known command into its refusal. The entry is committed: without this, every restart would panic at it again.
+// It is as deterministic as the panic was.
+func (c *change) guarded(command *raftv1.Command) (result *raftv1.Result, err error) {
+	if !known(command) {
+		panic(fmt.Sprintf("state: command %d is of a kind that this program does not know (%T): run a version of it that does", c.index, command.GetOp()))
+	}
+	defer func() {
+		if cause := recover(); cause != nil {
+			result, err = nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "the command cannot be applied: %v", cause)
+		}
+	}()
+	return c.dispatch(command)
+}
+
+// known says that this program has a case for a command.
+func known(command *raftv1.Command) bool {
+	op := command.ProtoReflect().WhichOneof(command.ProtoReflect().Descriptor().Oneofs().ByName("op"))
+	return op != nil
+}
+
 func (c *change) dispatch(command *raftv1.Command) (*raftv1.Result, error) {
 	switch op := command.GetOp().(type) {
 	case *raftv1.Command_Bootstrap:
@@ -107,7 +127,7 @@ func (c *change) dispatch(command *raftv1.Command) (*raftv1.Result, error) {
 	case *raftv1.Command_PutSecret:
 		return c.putSecret(op.PutSecret)
 	default:
-		panic(fmt.Sprintf("state: command %d is of a kind that this program does not know (%T): run a version of it that does", c.index, op))
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "command %T has no meaning here", op)
 	}
 }
 

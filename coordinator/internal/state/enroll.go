@@ -2,6 +2,7 @@ package state
 
 import (
 	"crypto/subtle"
+	"fmt"
 
 	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
@@ -14,6 +15,17 @@ func (c *change) bootstrap(op *raftv1.Bootstrap) (*raftv1.Result, error) {
 	if c.meta.GetClusterId() != "" {
 		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_CONFLICT, "cluster %s was founded already", c.meta.GetClusterId())
 	}
+	if op.GetClusterId() == "" {
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "a cluster needs an id")
+	}
+	if err := whole(op.GetIdentity()); err != nil {
+		return nil, err
+	}
+	if op.GetToken() != nil {
+		if err := wholeToken(op.GetToken()); err != nil {
+			return nil, err
+		}
+	}
 	c.meta.ClusterId, c.meta.ClusterName, c.meta.Authority = op.GetClusterId(), op.GetClusterName(), op.GetAuthority()
 	c.register(op.GetIdentity())
 	if token := op.GetToken(); token != nil {
@@ -22,7 +34,29 @@ func (c *change) bootstrap(op *raftv1.Bootstrap) (*raftv1.Result, error) {
 	return &raftv1.Result{}, nil
 }
 
+// whole refuses an identity without what the registry finds it by. An entry of the log that cannot be stored would stop every member, and
+// again at every start.
+func whole(i *raftv1.Identity) error {
+	if i.GetId() == "" || i.GetName() == "" || i.GetRole() == accessv1.Role_ROLE_UNSPECIFIED {
+		return refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "an identity needs an id, a name and a role, got %q, %q and %s", i.GetId(), i.GetName(), i.GetRole())
+	}
+	return nil
+}
+
+// wholeToken refuses a token that nobody could name, that gives no role, or that an empty secret would open. Its name may be empty: such a
+// token prescribes none.
+func wholeToken(t *raftv1.Token) error {
+	if t.GetId() == "" || len(t.GetSecretHash()) == 0 || t.GetRole() == accessv1.Role_ROLE_UNSPECIFIED {
+		return refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "a token needs an id, the hash of a secret and a role, got %q, %d bytes and %s",
+			t.GetId(), len(t.GetSecretHash()), t.GetRole())
+	}
+	return nil
+}
+
 func (c *change) putToken(op *raftv1.PutToken) (*raftv1.Result, error) {
+	if err := wholeToken(op.GetToken()); err != nil {
+		return nil, err
+	}
 	token := clone(op.GetToken())
 	if c.view().Token(token.GetId()) != nil {
 		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_CONFLICT, "token %s exists already", token.GetId())
@@ -63,17 +97,40 @@ func (c *change) join(op *raftv1.Join) (*raftv1.Result, error) {
 	case token.GetName() != "" && token.GetName() != identity.GetName():
 		return denied("token %s is for %q, not for %q", token.GetId(), token.GetName(), identity.GetName())
 	}
-	if known := c.view().Identity(identity.GetId()); known != nil && identity.GetRole() != accessv1.Role_ROLE_COORDINATOR {
-		// A host or a person that lost its key joins again with a token that an administrator made for that very name.
-		if token.GetName() != identity.GetName() {
-			return denied("%s has joined already: make a token for this name", identity.GetId())
-		}
+	if err := whole(identity); err != nil {
+		return denied("%s", err)
+	}
+	if why := c.taken(identity, token); why != "" {
+		return denied("%s", why)
 	}
 	token.UsedBy = identity.GetId()
 	c.put(tableToken, token.GetId(), token)
 	identity.Labels = token.GetLabels()
 	c.register(identity)
 	return &raftv1.Result{Identity: identity}, nil
+}
+
+// taken says why an identity cannot be registered beside those that are there; empty if it can.
+func (c *change) taken(identity *raftv1.Identity, token *raftv1.Token) string {
+	known := c.view().Identity(identity.GetId())
+	if identity.GetRole() != accessv1.Role_ROLE_COORDINATOR {
+		// A host or a person that lost its key joins again with a token that an administrator made for that very name.
+		if known != nil && token.GetName() != identity.GetName() {
+			return fmt.Sprintf("%s has joined already: make a token for this name", identity.GetId())
+		}
+		return ""
+	}
+	// A coordinator is its disk: others count its vote for what they think it has written. Whoever comes without that disk is another
+	// coordinator, or entries that were committed by its vote could be lost.
+	if known != nil && !known.GetEvicted() {
+		return fmt.Sprintf("%s has joined already: join under another name", identity.GetName())
+	}
+	for _, other := range c.view().Identities() {
+		if other.GetRole() == accessv1.Role_ROLE_COORDINATOR && !other.GetEvicted() && other.GetAddress() == identity.GetAddress() {
+			return fmt.Sprintf("address %s is that of coordinator %s: give the address of this one", identity.GetAddress(), other.GetName())
+		}
+	}
+	return ""
 }
 
 func (c *change) register(identity *raftv1.Identity) {

@@ -1,6 +1,9 @@
 package state
 
-import "context"
+import (
+	"context"
+	"sort"
+)
 
 const eventCapacity = 65536
 
@@ -51,11 +54,11 @@ func (r *ring) since(index uint64) ([]Event, bool) {
 	if index < r.floor {
 		return nil, false
 	}
+	at := func(i int) Event { return r.buffer[(r.next+i)%len(r.buffer)] }
+	first := sort.Search(len(r.buffer), func(i int) bool { return at(i).Index > index })
 	var found []Event
-	for i := range r.buffer {
-		if event := r.buffer[(r.next+i)%len(r.buffer)]; event.Index > index {
-			found = append(found, event)
-		}
+	for i := first; i < len(r.buffer); i++ {
+		found = append(found, at(i))
 	}
 	return found, true
 }

@@ -84,6 +84,9 @@ func (r *progress) advance() {
 			if !changed {
 				changed = r.endRollback()
 			}
+		case coordinatorv1.RunState_RUN_STATE_PAUSED:
+			// A group that failed is taken back even so: an operator who thinks about it wants its instance to serve meanwhile.
+			changed = r.startReady(true)
 		default:
 			changed = false
 		}
@@ -93,13 +96,12 @@ func (r *progress) advance() {
 
 func isUndo(id string) bool { return strings.HasPrefix(id, undoPrefix) }
 
-// startReady starts every step whose time has come: of the plan, or of the undoing of groups that failed within their budget, or of the
-// rollback.
-func (r *progress) startReady(rollback bool) bool {
+// startReady starts every step whose time has come: all of them, or only those that take something back.
+func (r *progress) startReady(undoOnly bool) bool {
 	changed := false
 	for i := range r.steps {
 		status := r.steps[i]
-		if rollback && !isUndo(status.GetStepId()) {
+		if undoOnly && !isUndo(status.GetStepId()) {
 			continue
 		}
 		switch status.GetState() {
@@ -135,8 +137,25 @@ func (r *progress) ready(status *coordinatorv1.StepStatus) bool {
 		if !settled(r.step(id).GetState()) {
 			return false
 		}
+		// What a failed group took away must be back before the next one is touched: the floor holds for failures that are tolerated, too.
+		if !isUndo(status.GetStepId()) && r.away(r.step(id).GetGroup()) {
+			return false
+		}
 	}
 	return true
+}
+
+// away says that a group failed and is still being taken back.
+func (r *progress) away(group string) bool {
+	if !r.failed(group) {
+		return false
+	}
+	for _, status := range r.steps {
+		if isUndo(status.GetStepId()) && status.GetGroup() == group && !settled(status.GetState()) {
+			return true
+		}
+	}
+	return false
 }
 
 // begin starts a step, or lets it wait for its delay, or skips it because its group failed.
@@ -209,7 +228,10 @@ func (r *progress) stepFailed(def *coordinatorv1.Step, failure *agentv1.Operatio
 	cause := def.GetTitle() + ": " + failure.GetMessage()
 	switch {
 	case isUndo(def.GetId()):
-		r.run.State, r.run.Cause = coordinatorv1.RunState_RUN_STATE_NEEDS_HUMAN, "undoing failed: "+cause+afterCause(r.run.GetCause())
+		// A group that cannot be taken back takes the run with it: resuming then goes on with a whole rollback.
+		before := r.run.GetCause()
+		r.rollBack(before)
+		r.run.State, r.run.Cause = coordinatorv1.RunState_RUN_STATE_NEEDS_HUMAN, "undoing failed: "+cause+afterCause(before)
 		return
 	case def.GetCleanUp(), r.rollingBack():
 		return

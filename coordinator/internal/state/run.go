@@ -87,8 +87,8 @@ func (c *change) startRun(op *raftv1.StartRun) (*raftv1.Result, error) {
 func checkPlan(plan *coordinatorv1.Plan) error {
 	seen := map[string]bool{}
 	for _, step := range plan.GetSteps() {
-		if step.GetId() == "" || seen[step.GetId()] {
-			return refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "step %q is in the plan twice, or has no id", step.GetId())
+		if step.GetId() == "" || seen[step.GetId()] || isUndo(step.GetId()) {
+			return refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "step %q is in the plan twice, or has no id, or has one of an undo step", step.GetId())
 		}
 		for _, id := range step.GetAfter() {
 			if !seen[id] {
@@ -210,6 +210,10 @@ func (c *change) markReachable(ref *raftv1.StepRef, since *timestamppb.Timestamp
 	}
 	step.UnreachableSince, step.Revision = since, c.index
 	c.put(tableStep, ref.GetRunId()+"/"+ref.GetStepId(), step)
+	// The run's blockers have changed, which those who watch it must see.
+	run := clone(c.view().Run(ref.GetRunId()))
+	run.Revision = c.index
+	c.put(tableRun, run.GetId(), run)
 }
 
 func (c *change) controlRun(op *raftv1.ControlRun) (*raftv1.Result, error) {

@@ -36,7 +36,7 @@ func parseUndo(id string) (step string, n int, ok bool) {
 
 // definition of a step; that of an undo step is derived from the step that it undoes.
 func (r *progress) definition(id string) *coordinatorv1.Step {
-	if step, n, undo := parseUndo(id); undo {
+	if step, n, undo := parseUndo(id); undo && n < len(r.defs[step].GetUndo()) {
 		return undoStep(r.defs[step], n)
 	}
 	return r.defs[id]

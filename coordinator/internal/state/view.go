@@ -194,7 +194,8 @@ func NextDue(v *View, run *coordinatorv1.Run) time.Time {
 	for _, step := range v.Steps(run.GetId()) {
 		switch step.GetState() {
 		case coordinatorv1.StepState_STEP_STATE_WAITING:
-			if moving {
+			if moving && (run.GetState() == coordinatorv1.RunState_RUN_STATE_RUNNING || isUndo(step.GetStepId())) ||
+				run.GetState() == coordinatorv1.RunState_RUN_STATE_PAUSED && isUndo(step.GetStepId()) {
 				soonest(step.GetNotBefore())
 			}
 		case coordinatorv1.StepState_STEP_STATE_RUNNING:
