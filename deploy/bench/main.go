@@ -22,10 +22,9 @@ func main() {
 	runs := flag.Int("runs", 5, "paired runs of each benchmark")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer cancel()
-	ctx, done := context.WithTimeout(ctx, limit)
-	defer done()
-	if err := run(ctx, os.Stdout, os.Stderr, *runs); err != nil {
+	err := run(ctx, os.Stdout, os.Stderr, *runs)
+	cancel()
+	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -33,6 +32,8 @@ func main() {
 
 // run measures everything. Results go to out, and what is measured at the moment to notes.
 func run(ctx context.Context, out, notes io.Writer, runs int) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	if err := fleet.CanStartEngines(); err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ type rollingUpdate struct {
 }
 
 func health() *fleet.Healthcheck {
-	return &fleet.Healthcheck{Test: []string{"CMD", "/app", "-check"}, Interval: time.Second, Timeout: 2 * time.Second, Retries: 3}
+	return &fleet.Healthcheck{Test: []string{"CMD", "/app", "-check"}, Interval: time.Second, Timeout: 2 * time.Second, Retries: 1}
 }
 
 func newRollingUpdate(ctx context.Context, f *fleet.Fleet, notes io.Writer) (*rollingUpdate, error) {
@@ -98,7 +98,7 @@ func httpGate() gate { return gate{"{disable: true}", "gate: {http: {port: 8080,
 
 // dockerGate lets the engine ask by its HEALTHCHECK, the only gate that swarm knows.
 func dockerGate() gate {
-	return gate{`{test: ["CMD", "/app", "-check"], interval: 1s, timeout: 2s, retries: 3}`, ""}
+	return gate{`{test: ["CMD", "/app", "-check"], interval: 1s, timeout: 2s, retries: 1}`, ""}
 }
 
 // apply rolls Muster's stack to the image that it does not run.

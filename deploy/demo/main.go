@@ -24,18 +24,23 @@ func main() {
 	stop := flag.Bool("stop", false, "remove what an earlier KEEP=1 left running, and do nothing else")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer cancel()
-	ctx, done := context.WithTimeout(ctx, limit)
-	defer done()
-	v := newView(os.Stdout)
-	logger := slog.New(slog.NewTextHandler(v, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	err := fleet.Sweep(ctx, logger, true)
-	if err == nil && !*stop {
-		err = run(ctx, v, logger, os.Getenv("KEEP") == "1")
-	}
-	v.close()
+	err := demo(ctx, *stop)
+	cancel()
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
+}
+
+// demo removes what an earlier demo left, and unless it is to stop there plays a new one.
+func demo(ctx context.Context, stop bool) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	v := newView(os.Stdout)
+	defer v.close()
+	logger := slog.New(slog.NewTextHandler(v, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if err := fleet.Sweep(ctx, logger, true); err != nil || stop {
+		return err
+	}
+	return run(ctx, v, logger, os.Getenv("KEEP") == "1")
 }

@@ -185,7 +185,8 @@ func (a *API) LoadImage(ctx context.Context, archive io.Reader) error {
 	if err != nil {
 		return err
 	}
-	return trouble(resp, "load image")
+	defer func() { _ = resp.Body.Close() }()
+	return trouble(resp.Body, "load image")
 }
 
 // Pull pulls an image by its digest, name@sha256:….
@@ -194,13 +195,13 @@ func (a *API) Pull(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	return trouble(resp, "pull "+ref)
+	defer func() { _ = resp.Body.Close() }()
+	return trouble(resp.Body, "pull "+ref)
 }
 
 // trouble reads an answer to its end. The status of a long one is 200 before the work is done: what goes wrong comes as a line of the body.
-func trouble(resp *http.Response, what string) error {
-	defer func() { _ = resp.Body.Close() }()
-	for decoder := json.NewDecoder(resp.Body); ; {
+func trouble(answer io.Reader, what string) error {
+	for decoder := json.NewDecoder(answer); ; {
 		var line struct{ Error string }
 		if err := decoder.Decode(&line); errors.Is(err, io.EOF) {
 			return nil

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -109,13 +110,8 @@ func (s *state) keep() error { return s.change(func(r *record) { r.Kept = true }
 
 func (s *state) addProcess(pid int, what string) error {
 	return s.change(func(r *record) {
-		alive := r.Processes[:0]
-		for _, p := range r.Processes {
-			if p.alive() {
-				alive = append(alive, p)
-			}
-		}
-		r.Processes = append(alive, identify(pid, what))
+		r.Processes = slices.DeleteFunc(r.Processes, func(p identity) bool { return !p.alive() })
+		r.Processes = append(r.Processes, identify(pid, what))
 	})
 }
 
