@@ -30,12 +30,13 @@ import (
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 )
 
-// Labels that say whose a container is. The agent sets the first two; the others come with the spec.
+// Labels that say whose a container is, and how it is restarted. Stack and service come with the spec; the agent sets the others.
 const (
 	labelOperation = "muster.operation"
 	labelHost      = "muster.host"
 	labelStack     = "muster.stack"
 	labelService   = "muster.service"
+	labelRestart   = "muster.restart"
 )
 
 const (

@@ -23,7 +23,7 @@ func (e *Engine) Start(ctx context.Context, name string) error {
 		return err
 	}
 	if found.State.Running && !found.State.Restarting {
-		return nil
+		return e.setRestart(ctx, found, restartOf(found.Config.Labels[labelRestart]))
 	}
 	err = e.call(ctx, 0, func(ctx context.Context) error {
 		return e.docker.ContainerStart(ctx, found.ID, container.StartOptions{})
@@ -31,7 +31,7 @@ func (e *Engine) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return e.startFailure(ctx, err, found)
 	}
-	return nil
+	return e.setRestart(ctx, found, restartOf(found.Config.Labels[labelRestart]))
 }
 
 func (e *Engine) startFailure(ctx context.Context, err error, found container.InspectResponse) error {
@@ -77,6 +77,9 @@ func (e *Engine) Stop(ctx context.Context, name string, grace time.Duration) (in
 	}
 	if !found.State.Running {
 		return int32(found.State.ExitCode), nil
+	}
+	if err := e.setRestart(ctx, found, container.RestartPolicy{Name: container.RestartPolicyDisabled}); err != nil {
+		return 0, err
 	}
 	if err := e.stop(ctx, found.ID, grace); err != nil {
 		return 0, e.failure(ctx, err, "stop container %q", name)

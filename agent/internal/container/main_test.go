@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	dockercontainer "github.com/docker/docker/api/types/container"
 	dockerimage "github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
 	"golang.org/x/sys/unix"
@@ -43,6 +44,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv(insideEnv) != "" {
 		if err := loopbackUp(); err != nil {
 			fmt.Fprintln(os.Stderr, "loopback:", err)
+			os.Exit(1)
+		}
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			fmt.Fprintln(os.Stderr, "subreaper:", err)
 			os.Exit(1)
 		}
 	}
@@ -188,10 +193,17 @@ func (e *testEngine) kill(t *testing.T) {
 	if e.daemon == nil {
 		t.Skipf("%s is set: its daemon is not ours to kill", hostEnv)
 	}
+	pid, errPid := os.ReadFile(e.dir + "/exec/containerd/containerd.pid")
 	if err := e.daemon.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	e.daemon.Wait()
+	// Its containerd dies with it. Where process 1 is no init, nobody would reap it, and the next daemon would take it for alive.
+	if n, err := strconv.Atoi(strings.TrimSpace(string(pid))); errPid == nil && err == nil {
+		if _, err := syscall.Wait4(n, nil, 0, nil); err != nil {
+			t.Fatalf("reap containerd: %v", err)
+		}
+	}
 }
 
 // relaunch starts the daemon again and does not wait for it.
@@ -273,7 +285,7 @@ func newHost(t *testing.T, policy container.Policy) *host {
 	name := "h" + strconv.FormatInt(time.Now().UnixNano(), 36)
 	secrets := filepath.Join(t.TempDir(), "secrets")
 	engine, err := container.New(container.Options{
-		DockerHost: e.host, HostName: name, Address: "127.0.0.1", SecretsDir: secrets, Policy: policy, Logger: slog.New(slog.DiscardHandler),
+		DockerHost: e.host, HostName: name, Address: "127.0.0.1", SecretsDir: secrets, Policy: policy, Logger: quiet(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -295,6 +307,12 @@ func newHost(t *testing.T, policy container.Policy) *host {
 		engine.Close()
 	})
 	return &host{Engine: engine, lab: e, name: name, secrets: secrets}
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func stopOptions(seconds int) dockercontainer.StopOptions {
+	return dockercontainer.StopOptions{Timeout: &seconds}
 }
 
 // pause waits; the tests that use it wait for something outside of this process.

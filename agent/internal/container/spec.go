@@ -162,6 +162,9 @@ func (e *Engine) engineConfig(operationID string, spec *agentv1.ContainerSpec) (
 	labels := make(map[string]string, len(spec.GetLabels())+2)
 	maps.Copy(labels, spec.GetLabels())
 	labels[labelOperation], labels[labelHost] = operationID, e.name
+	if policy := restartLabel(spec.GetRestart()); policy != "" {
+		labels[labelRestart] = policy
+	}
 	config := &container.Config{
 		Image: spec.GetImage(), Entrypoint: spec.GetEntrypoint(), Cmd: spec.GetCommand(), Env: spec.GetEnv(), Labels: labels,
 		ExposedPorts: exposed, Healthcheck: healthcheck(spec.GetHealthcheck()), User: spec.GetUser(), WorkingDir: spec.GetWorkingDir(),
@@ -179,7 +182,6 @@ func (e *Engine) engineConfig(operationID string, spec *agentv1.ContainerSpec) (
 		LogConfig:      container.LogConfig{Type: spec.GetLog().GetDriver(), Config: spec.GetLog().GetOptions()},
 		NetworkMode:    container.NetworkMode(spec.GetNetworkMode()),
 		PortBindings:   published,
-		RestartPolicy:  restartPolicy(spec.GetRestart()),
 		CapAdd:         spec.GetCapAdd(),
 		CapDrop:        spec.GetCapDrop(),
 		DNS:            spec.GetDns(),
@@ -244,19 +246,6 @@ func healthcheck(h *agentv1.Healthcheck) *container.HealthConfig {
 		Test: h.GetTest(), Interval: h.GetInterval().AsDuration(), Timeout: h.GetTimeout().AsDuration(),
 		StartPeriod: h.GetStartPeriod().AsDuration(), Retries: int(h.GetRetries()),
 	}
-}
-
-// restartPolicy turns always into unless-stopped: the two differ only in that a restarted daemon starts what was stopped on purpose
-// under always, and what Muster stopped must stay stopped.
-func restartPolicy(r *agentv1.RestartPolicy) container.RestartPolicy {
-	name := container.RestartPolicyMode(r.GetName())
-	switch name {
-	case container.RestartPolicyAlways:
-		name = container.RestartPolicyUnlessStopped
-	case "":
-		name = container.RestartPolicyDisabled
-	}
-	return container.RestartPolicy{Name: name, MaximumRetryCount: int(r.GetMaxRetries())}
 }
 
 func resourcesOf(spec *agentv1.ContainerSpec) (container.Resources, error) {

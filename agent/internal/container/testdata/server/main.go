@@ -19,6 +19,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "check" {
 		check()
 	}
+	if len(os.Args) > 1 && os.Args[1] == "hang" {
+		wait()
+	}
 	fmt.Println("server starts")
 	if d := duration("EXIT_AFTER"); d > 0 {
 		time.AfterFunc(d, func() {
