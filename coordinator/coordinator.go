@@ -19,7 +19,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spheroseg/muster/coordinator/internal/api"
 	"github.com/spheroseg/muster/coordinator/internal/cluster"
@@ -234,7 +233,7 @@ func (c *coordinator) admitCoordinators(ctx context.Context) error {
 // recordHosts commits transitions of hosts.
 func (c *coordinator) recordHosts(ctx context.Context, updates []*raftv1.HostUpdate) error {
 	result, err := c.propose(ctx, &raftv1.Command{
-		Version: state.CommandVersion, Now: timestamppb.Now(), Actor: "hosts/" + c.settings.Name,
+		Version: state.CommandVersion, Actor: "hosts/" + c.settings.Name,
 		Op: &raftv1.Command_UpdateHosts{UpdateHosts: &raftv1.UpdateHosts{Hosts: updates}},
 	})
 	if err != nil {

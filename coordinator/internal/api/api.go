@@ -11,7 +11,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spheroseg/muster/coordinator/internal/cluster"
 	"github.com/spheroseg/muster/coordinator/internal/hosts"
@@ -30,7 +29,7 @@ type Options struct {
 	State   *state.State
 	Cluster *cluster.Cluster
 	Hosts   *hosts.Hosts
-	// Profile of this coordinator's version.
+	// Version of this coordinator's program.
 	Version string
 	Logger  *slog.Logger
 }
@@ -86,7 +85,7 @@ func (b *backend) read(ctx context.Context, stale bool) (*state.View, error) {
 
 // propose commits a command on behalf of the caller. A refusal comes back as its error.
 func (b *backend) propose(ctx context.Context, command *raftv1.Command) (*raftv1.Result, error) {
-	command.Version, command.Now, command.Actor = state.CommandVersion, timestamppb.Now(), actor(ctx)
+	command.Version, command.Actor = state.CommandVersion, actor(ctx)
 	result, _, err := b.Cluster.Propose(ctx, command)
 	if err != nil {
 		return nil, b.mapError(err)

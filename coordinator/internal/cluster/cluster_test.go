@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spheroseg/muster/coordinator/internal/cluster"
 	raftv1 "github.com/spheroseg/muster/proto/gen/muster/raft/v1"
@@ -387,6 +388,31 @@ func TestProposeFillsIn(t *testing.T) {
 	result, _, err := f.nodes["c1"].Propose(t.Context(), cmd)
 	if err != nil || !result.GetReplayed() {
 		t.Errorf("the same command again: %v, %v, want it replayed", result, err)
+	}
+}
+
+// The time of a command is the leader's: a member whose clock is wrong must not move the clock of the cluster.
+func TestTheLeaderStampsCommands(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, nil, "c1", "c2")
+	for _, n := range f.nodes {
+		cmd := put("a", n.name)
+		cmd.RequestId, cmd.Now = n.name, timestamppb.New(time.Now().Add(1000*time.Hour))
+		_, index, err := n.Propose(t.Context(), cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range f.nodes {
+			if err := other.fsm.Wait(t.Context(), index); err != nil {
+				t.Fatal(err)
+			}
+			other.fsm.mu.Lock()
+			at := other.fsm.now
+			other.fsm.mu.Unlock()
+			if off := time.Since(at); off.Abs() > time.Minute {
+				t.Errorf("%s applied the command of %s at %s, which is %s off", other.name, n.name, at, off)
+			}
+		}
 	}
 }
 

@@ -36,6 +36,7 @@ type table struct {
 	rows    map[string]string
 	seen    map[string]uint64
 	applied map[string]int // times that a name was written
+	now     time.Time      // of the last command
 }
 
 type frozenTable struct {
@@ -62,6 +63,7 @@ func (t *table) Apply(index uint64, cmd *raftv1.Command) *raftv1.Result {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.moved(index)
+	t.now = cmd.GetNow().AsTime()
 	if at, ok := t.seen[cmd.GetRequestId()]; ok && cmd.GetRequestId() != "" {
 		return &raftv1.Result{Replayed: true, Version: at}
 	}

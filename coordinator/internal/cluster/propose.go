@@ -36,8 +36,8 @@ const (
 // leader's FSM has applied the command; this member's may be behind (FSM.Wait).
 //
 // It waits 5 s for a leader and tries for 10 s in all. Refusals of members that do not lead are tried again. When an answer is lost, a
-// command with a request id is tried again, because the FSM recognises it; any other ends in ErrOutcomeUnknown. An unset version or
-// time of the command is filled in; cmd itself stays as it is.
+// command with a request id is tried again, because the FSM recognises it; any other ends in ErrOutcomeUnknown. An unset version of the
+// command is filled in; its time is always the leader's at the commit. cmd itself stays as it is.
 func (c *Cluster) Propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, uint64, error) {
 	cmd = proto.CloneOf(cmd)
 	if cmd.GetVersion() == 0 {
@@ -136,12 +136,11 @@ func (c *Cluster) locate(r *raft.Raft) (addr string, here bool) {
 	return string(a), false
 }
 
-// commit appends the command to the log of this member, which must lead, and waits until it is applied.
+// commit appends the command to the log of this member, which must lead, and waits until it is applied. It stamps the command: the state
+// lets its time never go back, so one proposer whose clock is ahead would let every deadline of the cluster pass.
 func (c *Cluster) commit(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, uint64, error) {
-	if cmd.GetNow() == nil {
-		cmd = proto.CloneOf(cmd)
-		cmd.Now = timestamppb.Now()
-	}
+	cmd = proto.CloneOf(cmd)
+	cmd.Now = timestamppb.Now()
 	data, err := encodeCommand(cmd)
 	if err != nil {
 		return nil, 0, err

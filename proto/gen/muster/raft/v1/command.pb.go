@@ -88,7 +88,7 @@ type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// version of the format; 1.
 	Version uint32 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	// now is the clock of the leader or of the coordinator that proposed it. Apply reads no other clock and never lets it go back.
+	// now is the clock of the leader when it commits, whatever the proposer wrote. Apply reads no other clock and never lets it go back.
 	Now *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=now,proto3" json:"now,omitempty"`
 	// request_id deduplicates the command; empty for commands that are idempotent by themselves.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
