@@ -39,6 +39,7 @@ type agent struct {
 	lose      int               // answers to lose after the effect
 	cancelled []string
 	hang      chan struct{} // AwaitReady blocks until it is closed
+	probing   chan struct{} // has a token for each AwaitReady that began
 }
 
 func (a *agent) StartContainer(_ context.Context, req *agentv1.StartContainerRequest) (*agentv1.StartContainerResponse, error) {
@@ -74,6 +75,7 @@ func (a *agent) StopContainer(_ context.Context, req *agentv1.StopContainerReque
 }
 
 func (a *agent) AwaitReady(ctx context.Context, _ *agentv1.AwaitReadyRequest) (*agentv1.AwaitReadyResponse, error) {
+	a.probing <- struct{}{}
 	select {
 	case <-a.hang:
 		return &agentv1.AwaitReadyResponse{}, nil
@@ -106,7 +108,7 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	b := &bench{
 		t: t, state: state.New(), changed: make(chan struct{}),
-		agent: &agent{effects: map[string]int{}, secrets: map[string][]byte{}, fail: map[string]error{}, hang: make(chan struct{})},
+		agent: &agent{effects: map[string]int{}, secrets: map[string][]byte{}, fail: map[string]error{}, hang: make(chan struct{}), probing: make(chan struct{}, 100)},
 	}
 	listener := bufconn.Listen(1 << 16)
 	server := grpc.NewServer()
@@ -281,9 +283,7 @@ func TestCancelGivesProbesUp(t *testing.T) {
 	defer b.lead()()
 	ready := step(t, "a/ready", "AwaitReady", accessv1.Effect_EFFECT_NONE, &agentv1.AwaitReadyRequest{Name: "a"}, "a/start")
 	run := b.start(start(t, "a"), ready)
-	b.until("the probe is open", func(v *state.View) bool {
-		return v.Step(run, "a/ready").GetState() == coordinatorv1.StepState_STEP_STATE_RUNNING
-	})
+	<-b.agent.probing
 	_, _ = b.propose(context.Background(), &raftv1.Command{Version: 1, Now: timestamppb.Now(), Actor: "alice", Op: &raftv1.Command_ControlRun{ControlRun: &raftv1.ControlRun{RunId: run, Control: raftv1.RunControl_RUN_CONTROL_CANCEL}}})
 	b.ends(run, coordinatorv1.RunState_RUN_STATE_CANCELLED)
 	deadline := time.After(10 * time.Second)
