@@ -64,6 +64,9 @@ func (b *rollout) route(u unit, verb string, after []string, add, remove string)
 	}
 	forth := &agentv1.UpdateRouteRequest{Route: route, Add: list(add), Remove: list(remove)}
 	back := &agentv1.UpdateRouteRequest{Route: route, Add: list(remove), Remove: list(add)}
+	if u.lost {
+		back.Add = nil // Nothing serves there.
+	}
 	title := routeTitle(u, add, remove)
 	var steps []string
 	for _, proxy := range b.Proxies {

@@ -1,6 +1,7 @@
 package runbook
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -93,9 +94,6 @@ func (p *Planner) pinImages(ctx context.Context, c *candidate) error {
 	for _, service := range c.release.GetServices() {
 		image := found[service.GetTemplate().GetImage()]
 		service.Template.Image = image.GetPinned()
-		if image.GetLocal() {
-			c.local[image.GetPinned()] = true
-		}
 		if service.GetGate() == nil && image.GetHealthcheck() && !disabled(service.GetTemplate().GetHealthcheck()) {
 			service.Gate = stack.HealthGate(&agentv1.Healthcheck{
 				Interval: image.GetHealthcheckInterval(), StartPeriod: image.GetHealthcheckStartPeriod(), Retries: image.GetHealthcheckRetries(),
@@ -149,41 +147,52 @@ func (p *Planner) resolve(ctx context.Context, hosts []string, image string) (*a
 	return nil, last
 }
 
-// findLost looks for containers of the current release that are not on their hosts any more. A host that is down keeps the benefit of the doubt.
+// findLost looks for containers of the current release that do not run any more, and for those that no release accounts for. A host that is
+// down keeps the benefit of the doubt.
 func (p *Planner) findLost(ctx context.Context, c *candidate) error {
-	byHost := map[string][]*coordinatorv1.Assignment{}
+	assigned := map[string]map[string]bool{}
+	for _, host := range c.upHosts() {
+		assigned[host] = map[string]bool{}
+	}
 	for _, a := range c.before.GetAssignments() {
-		byHost[a.GetHost()] = append(byHost[a.GetHost()], a)
+		if names := assigned[a.GetHost()]; names != nil {
+			names[a.GetContainer()] = true
+		}
 	}
 	var mu sync.Mutex
-	return p.each(ctx, onlyIn(c.upHosts(), byHost), func(ctx context.Context, host string, client agentv1.ContainerServiceClient) error {
+	err := p.each(ctx, c.upHosts(), func(ctx context.Context, host string, client agentv1.ContainerServiceClient) error {
 		response, err := client.ListContainers(ctx, &agentv1.ListContainersRequest{Stack: c.release.GetStack()})
 		if err != nil {
 			return answer(host, err)
 		}
-		present := map[string]bool{}
-		for _, container := range response.GetContainers() {
-			present[container.GetName()] = true
-		}
 		mu.Lock()
 		defer mu.Unlock()
-		for _, a := range byHost[host] {
-			if !present[a.GetContainer()] {
-				c.lost[a.GetContainer()] = true
+		running := map[string]bool{}
+		for _, container := range response.GetContainers() {
+			name, runs := container.GetName(), runs(container.GetState())
+			running[name] = runs
+			if !assigned[host][name] || !runs {
+				c.leftovers = append(c.leftovers, Leftover{Host: host, Container: name})
+			}
+		}
+		for name := range assigned[host] {
+			if !running[name] {
+				c.lost[name] = true
 			}
 		}
 		return nil
 	})
+	slices.SortFunc(c.leftovers, func(x, y Leftover) int { return cmp.Compare(x.Container, y.Container) })
+	return err
 }
 
-func onlyIn[T any](hosts []string, wanted map[string]T) []string {
-	var found []string
-	for _, host := range hosts {
-		if _, ok := wanted[host]; ok {
-			found = append(found, host)
-		}
+// runs says that a container in this state of the engine's serves, or will by itself.
+func runs(engineState string) bool {
+	switch engineState {
+	case "running", "restarting", "paused":
+		return true
 	}
-	return found
+	return false
 }
 
 // checkLocalImages makes sure that an image that no registry has is on every host that will run it.

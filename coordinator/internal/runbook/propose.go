@@ -47,18 +47,18 @@ func (p *Proposal) Empty() bool {
 
 // candidate is a release on its way to be proposed.
 type candidate struct {
-	view     *state.View
-	release  *coordinatorv1.Release
-	before   *coordinatorv1.Release
-	title    string
-	noGate   bool
-	hosts    []*coordinatorv1.Host
-	proxies  []*coordinatorv1.Host
-	links    *stack.Links
-	lost     map[string]bool
-	local    map[string]bool // pinned images that no registry has
-	warnings []string
-	notes    []string
+	view      *state.View
+	release   *coordinatorv1.Release
+	before    *coordinatorv1.Release
+	title     string
+	noGate    bool
+	hosts     []*coordinatorv1.Host
+	proxies   []*coordinatorv1.Host
+	links     *stack.Links
+	lost      map[string]bool
+	leftovers []Leftover
+	warnings  []string
+	notes     []string
 }
 
 // Apply proposes the way to what the files of a stack say.
@@ -91,11 +91,15 @@ func (p *Planner) Rollback(ctx context.Context, view *state.View, name string, n
 }
 
 func newCandidate(view *state.View, name string) *candidate {
-	c := &candidate{view: view, before: view.CurrentRelease(name), hosts: view.Hosts(), lost: map[string]bool{}, local: map[string]bool{}}
+	c := &candidate{view: view, before: view.CurrentRelease(name), hosts: view.Hosts(), lost: map[string]bool{}}
 	c.release = &coordinatorv1.Release{Stack: name, Number: view.Stack(name).GetLastRelease() + 1}
 	for _, host := range c.hosts {
-		if host.GetState() == coordinatorv1.HostState_HOST_STATE_UP && len(host.GetInventory().GetRouteDrivers()) > 0 {
+		switch {
+		case len(host.GetInventory().GetRouteDrivers()) == 0:
+		case host.GetState() == coordinatorv1.HostState_HOST_STATE_UP:
 			c.proxies = append(c.proxies, host)
+		default:
+			c.notes = append(c.notes, fmt.Sprintf("host %s drives a proxy and is not up: should it come back, its routes lead to the release before", host.GetName()))
 		}
 	}
 	return c
@@ -125,7 +129,7 @@ func (p *Planner) propose(ctx context.Context, c *candidate) (*Proposal, error) 
 	}
 	c.explain()
 	plan, err := RollingUpdate(Rollout{
-		Title: c.title, Before: c.before, After: c.release, Specs: specs, Proxies: proxies, Lost: c.lost, Notes: c.notes,
+		Title: c.title, Before: c.before, After: c.release, Specs: specs, Proxies: proxies, Lost: c.lost, Leftovers: c.leftovers, Notes: c.notes,
 	})
 	if err != nil {
 		return nil, rpcerr.New(codes.InvalidArgument, coordinatorv1.ErrorReason_ERROR_REASON_STACK_INVALID, "%s", err)
@@ -280,7 +284,7 @@ func (c *candidate) explain() {
 		}
 	}
 	for name := range c.lost {
-		c.notes = append(c.notes, fmt.Sprintf("container %s is gone from its host and is created anew", name))
+		c.notes = append(c.notes, fmt.Sprintf("container %s does not run any more: its instance gets a new one", name))
 	}
 	slices.Sort(c.notes)
 }

@@ -19,6 +19,7 @@ const (
 	defaultGate = 5 * time.Minute
 	defaultStop = 10 * time.Second
 	defaultWait = 30 * time.Second
+	waveTime    = time.Minute
 )
 
 // Rollout is a way from one release to the next, decided but for the order of the steps.
@@ -33,11 +34,16 @@ type Rollout struct {
 	Specs map[string]*agentv1.ContainerSpec
 	// Proxies are the hosts whose agents drive a proxy.
 	Proxies []string
-	// Lost are containers of Before that are not on their hosts any more, by their names.
+	// Lost are containers of Before that do not run any more, by their names.
 	Lost map[string]bool
+	// Leftovers are containers on their hosts that no release accounts for: they are removed at the end.
+	Leftovers []Leftover
 	// Notes for the operator.
 	Notes []string
 }
+
+// Leftover is a container that an earlier run left on a host.
+type Leftover struct{ Host, Container string }
 
 // unit is one slot of a service on its way: from an old container, or none, to a new one, or none.
 type unit struct {
@@ -45,6 +51,7 @@ type unit struct {
 	service  *coordinatorv1.Service // as released after; for a slot that goes, as released before
 	previous *coordinatorv1.Service // as released before; nil for a new slot
 	from, to *coordinatorv1.Assignment
+	lost     bool // the old container does not run any more: only its route is left
 }
 
 // rollout is a Rollout while its plan is made.
@@ -62,7 +69,7 @@ func RollingUpdate(r Rollout) (*coordinatorv1.Plan, error) {
 	name := r.After.GetStack()
 	b := &rollout{Rollout: r, ready: map[string][]string{}, plan: &coordinatorv1.Plan{
 		Procedure: "rolling-update", Title: r.Title, Stack: name, Locks: []string{"stack/" + name}, Notes: r.Notes,
-		MaxDuration: durationpb.New(rolloutTime), ActivateRelease: r.After.GetNumber(), Changes: stack.Diff(r.Before, r.After),
+		ActivateRelease: r.After.GetNumber(), Changes: stack.Diff(r.Before, r.After),
 	}}
 	order, err := dependencyOrder(r.After.GetServices())
 	if err != nil {
@@ -74,6 +81,8 @@ func RollingUpdate(r Rollout) (*coordinatorv1.Plan, error) {
 		b.replaceInstances(service, units[service.GetName()])
 	}
 	b.removeInstances(units)
+	b.removeLeftovers()
+	b.plan.MaxDuration = durationpb.New(b.patience(order, units))
 	if err := Seal(b.plan); err != nil {
 		return nil, err
 	}
@@ -137,15 +146,15 @@ func (b *rollout) units(order []*coordinatorv1.Service) map[string][]unit {
 		if u.from.GetContainer() == to.GetContainer() {
 			continue
 		}
-		if u.from != nil && b.Lost[u.from.GetContainer()] {
-			u.from = nil
-		}
+		u.lost = u.from != nil && b.Lost[u.from.GetContainer()]
 		found[to.GetService()] = append(found[to.GetService()], u)
 	}
 	for _, from := range b.Before.GetAssignments() {
-		if group := state.GroupOf(from); !kept[group] && !b.Lost[from.GetContainer()] {
+		if group := state.GroupOf(from); !kept[group] {
 			service := previous[from.GetService()]
-			found[from.GetService()] = append(found[from.GetService()], unit{group: group, service: service, previous: service, from: from})
+			found[from.GetService()] = append(found[from.GetService()], unit{
+				group: group, service: service, previous: service, from: from, lost: b.Lost[from.GetContainer()],
+			})
 		}
 	}
 	for name := range found {
@@ -223,7 +232,7 @@ func (b *rollout) replaceInstances(service *coordinatorv1.Service, units []unit)
 			continue
 		}
 		budget.Groups = append(budget.Groups, u.group)
-		if u.from == nil {
+		if u.from == nil || u.lost {
 			b.startFirst(u, place{create: b.pullOf(u), start: before})
 			continue
 		}
@@ -272,7 +281,7 @@ func (b *rollout) startFirst(u unit, at place) ends {
 	b.watch(u, ready)
 	b.ready[u.to.GetService()] = append(b.ready[u.to.GetService()], routed...)
 	e := ends{started: started, serves: routed, gone: routed}
-	if u.from != nil {
+	if u.from != nil && !u.lost {
 		e.gone = []string{b.stop(u, b.drain(u, routed))}
 		b.remove(u)
 	}
@@ -283,14 +292,15 @@ func (b *rollout) startFirst(u unit, at place) ends {
 func (b *rollout) stopFirst(u unit, at place) ends {
 	created := b.create(u, at.create)
 	unrouted := b.route(u, "unroute", append([]string{created}, at.start...), "", upstream(u.previous, u.from))
-	if at.delay > 0 {
-		b.plan.Steps[len(b.plan.Steps)-1].Delay = durationpb.New(at.delay)
-	}
 	stopped := b.stop(u, b.drain(u, unrouted))
-	if upstream(u.previous, u.from) == "" {
-		b.step(stopped).After = append(b.step(stopped).GetAfter(), created)
-		if at.delay > 0 {
-			b.step(stopped).Delay = durationpb.New(at.delay)
+	if at.delay > 0 {
+		// The delay comes before the first thing that anybody notices.
+		first := []string{stopped}
+		if upstream(u.previous, u.from) != "" && len(b.Proxies) > 0 {
+			first = unrouted
+		}
+		for _, id := range first {
+			b.step(id).Delay = durationpb.New(at.delay)
 		}
 	}
 	started := b.start(u, []string{stopped}, 0)
@@ -325,10 +335,34 @@ func (b *rollout) removeInstances(units map[string][]unit) {
 			}
 			budget.Groups = append(budget.Groups, u.group)
 			unrouted := b.route(u, "unroute", slices.Clone(all), "", upstream(u.previous, u.from))
-			b.stop(u, b.drain(u, unrouted))
-			b.remove(u)
+			if !u.lost {
+				b.stop(u, b.drain(u, unrouted))
+				b.remove(u)
+			}
 		}
 	}
+}
+
+// removeLeftovers plans the removal of what earlier runs left behind.
+func (b *rollout) removeLeftovers() {
+	for _, left := range b.Leftovers {
+		b.add(&coordinatorv1.Step{
+			Id: "leftover/" + left.Container, Title: fmt.Sprintf("remove %s on %s, which no release accounts for", left.Container, left.Host),
+			Host: left.Host, CleanUp: true, Timeout: seconds(time.Minute), MaxAttempts: 3, RetryDelay: seconds(2 * time.Second),
+			Action: action("ContainerService/RemoveContainer", &agentv1.RemoveContainerRequest{Name: left.Container}),
+		})
+	}
+}
+
+// patience is the time after which a run of this plan has failed: what its own delays and watches take, and an hour.
+func (b *rollout) patience(services []*coordinatorv1.Service, units map[string][]unit) time.Duration {
+	total := rolloutTime
+	for _, service := range services {
+		parallelism := max(1, int(service.GetUpdate().GetParallelism()))
+		waves := (len(units[service.GetName()]) + parallelism - 1) / parallelism
+		total += time.Duration(waves)*(service.GetUpdate().GetDelay().AsDuration()+waveTime) + service.GetUpdate().GetMonitor().AsDuration()
+	}
+	return total
 }
 
 func (b *rollout) step(id string) *coordinatorv1.Step {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -16,6 +17,8 @@ import (
 	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 )
+
+const agentPackage = "muster.agent.v1."
 
 // Seal completes a plan with its hash.
 func Seal(plan *coordinatorv1.Plan) error {
@@ -35,23 +38,14 @@ func action(method string, request proto.Message) *coordinatorv1.Action {
 	if err != nil {
 		panic("runbook: marshal a request of " + method + ": " + err.Error())
 	}
-	service := protoreflect.FullName("muster.agent.v1." + method[:indexByte(method, '/')])
-	descriptor, err := protoregistry.GlobalFiles.FindDescriptorByName(service)
+	service, name, _ := strings.Cut(method, "/")
+	descriptor, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(agentPackage + service))
 	if err != nil {
 		panic("runbook: " + method + " is no agent's method: " + err.Error())
 	}
-	rpc := descriptor.(protoreflect.ServiceDescriptor).Methods().ByName(protoreflect.Name(method[indexByte(method, '/')+1:]))
+	rpc := descriptor.(protoreflect.ServiceDescriptor).Methods().ByName(protoreflect.Name(name))
 	rule := proto.GetExtension(rpc.Options(), accessv1.E_Rule).(*accessv1.Rule)
-	return &coordinatorv1.Action{Method: "muster.agent.v1." + method, Request: raw, Effect: rule.GetEffect()}
-}
-
-func indexByte(s string, b byte) int {
-	for i := range len(s) {
-		if s[i] == b {
-			return i
-		}
-	}
-	return len(s)
+	return &coordinatorv1.Action{Method: agentPackage + method, Request: raw, Effect: rule.GetEffect()}
 }
 
 func seconds(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
