@@ -17,6 +17,8 @@ CRASHTIME ?= 60m
 cache := .cache
 tools := $(cache)/bin
 reports := $(cache)/report
+# Programs that the fleet and the tests run beside ours. Their versions are pinned where they are started.
+beside := $(tools)/caddy $(tools)/registry $(tools)/grpcurl
 setup := internal/tools/setup
 # Debian keeps dockerd, iptables and ip out of an ordinary user's PATH.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -62,7 +64,7 @@ lint: $(tools)/buf $(tools)/golangci-lint ## Lints protos, their compatibility a
 	$(tools)/golangci-lint run ./...
 
 .PHONY: unit
-unit: $(tools)/report # Runs the tests of every package, internal/archtest among them, with the race detector where there is a C compiler.
+unit: $(tools)/report $(tools)/caddy # Runs the tests of every package, internal/archtest among them, with the race detector where there is a C compiler.
 	@$(setup) race || true
 	@$(setup) engine || true
 	@if $(setup) --have race; then export CGO_ENABLED=1; race=-race note=; else race= note='ran without -race: there is no C compiler'; fi; \
@@ -77,23 +79,23 @@ test: unit e2e ## Sets this machine up and runs all tests, the end-to-end ones o
 	@cat $(reports)/1-unit.txt $(reports)/2-e2e.txt
 
 .PHONY: e2e
-e2e: $(tools)/report ## Runs the end-to-end tests on real Docker engines.
+e2e: $(tools)/report $(beside) ## Runs the end-to-end tests on real Docker engines.
 	@$(setup) engine || true
 	@$(GO) test -tags e2e -json -count=1 -timeout 30m ./deploy/e2e/... | $(tools)/report -name e2e -each -to $(reports)/2-e2e.txt
 
 .PHONY: demo
-demo: build ## Shows a fleet on this machine: updates without a failed request. KEEP=1 leaves it running.
+demo: build $(tools)/caddy ## Shows a fleet on this machine: updates without a failed request. KEEP=1 leaves it running.
 	@$(setup) demo
 	@$(static) -o $(tools)/demo ./deploy/demo
 	@$(tools)/demo
 
 .PHONY: crash
-crash: $(tools)/report ## Repeats the updates while programs are killed, for up to CRASHTIME (60m).
+crash: $(tools)/report $(beside) ## Repeats the updates while programs are killed, for up to CRASHTIME (60m).
 	@$(setup) engine
 	@$(GO) test -tags crash -json -count=1 -run Crash -timeout $(CRASHTIME) ./deploy/e2e | $(tools)/report -name crash -each -to $(reports)/3-crash.txt
 
 .PHONY: bench
-bench: ## Measures the rolling update against Docker Swarm and against the floor.
+bench: $(beside) ## Measures the rolling update against Docker Swarm and against the floor.
 	@$(setup) engine
 	@$(static) -o $(tools)/bench ./deploy/bench
 	@$(tools)/bench
@@ -123,4 +125,10 @@ $(tools)/golangci-lint: internal/tools/go.mod
 
 $(tools)/report: $(wildcard internal/tools/report/*.go) internal/tools/go.mod
 	@$(GO) -C internal/tools build -buildvcs=false -o $(CURDIR)/$@ ./report
+	@touch $@
+
+$(beside): deploy/fleet/tools.go
+	@module=$$(sed -nE 's/^\s*$(@F)Module\s*=\s*"(.*)"$$/\1/p' $<); \
+	echo "building $$module (once)" >&2; \
+	GOBIN=$(CURDIR)/$(tools) CGO_ENABLED=0 GOFLAGS= $(GO) install -trimpath -ldflags='-s -w' "$$module"
 	@touch $@
