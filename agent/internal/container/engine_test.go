@@ -87,6 +87,16 @@ func wantFailure(t *testing.T, err error, reason agentv1.FailureReason, permanen
 	return f
 }
 
+// wantFailureReason checks that err is a definite failure of that reason.
+func wantFailureReason(t *testing.T, err error, reason agentv1.FailureReason) *agentv1.OperationFailure {
+	t.Helper()
+	f, ok := rpcerr.Failure(err)
+	if !ok || f.GetReason() != reason {
+		t.Fatalf("got %v, want a definite failure %s", err, reason)
+	}
+	return f
+}
+
 func list(t *testing.T, h *host) []*agentv1.Container {
 	t.Helper()
 	all, err := h.List(t.Context(), &agentv1.ListContainersRequest{Stack: h.name})

@@ -41,7 +41,7 @@ func badCommand(text string) bool {
 	text = strings.ToLower(text)
 	return slices.ContainsFunc([]string{
 		"executable file not found", "exec format error", "no such file or directory\": unknown", "starting container process caused",
-		"unable to find user", "could not select device driver",
+		"unable to find user", "could not select device driver", "not in a separate kernel namespace", "are you trying to mount a directory onto a file",
 	}, func(sign string) bool { return strings.Contains(text, sign) })
 }
 
