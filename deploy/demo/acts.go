@@ -197,8 +197,12 @@ func (s *stage) progress(line string) {
 	switch {
 	case fields != nil:
 		if text := milestone(fields[2], fields[3]); text != "" {
-			group, _, _ := strings.Cut(fields[2], "/")
-			s.v.say("%s", s.v.faint(fmt.Sprintf("  %-3s %-7s %s", fields[1], group, text)))
+			group, action, _ := strings.Cut(fields[2], "/")
+			host := fields[1]
+			if strings.HasPrefix(action, "route") {
+				host = "-" // that of the proxy, which says nothing about the instance
+			}
+			s.v.say("%s", s.v.faint(fmt.Sprintf("  %-3s %-7s %s", host, group, text)))
 		}
 	case strings.TrimSpace(line) != "":
 		s.v.say("  %s", line)
@@ -211,7 +215,7 @@ func milestone(step, state string) string {
 	switch {
 	case strings.HasPrefix(state, "failed") || strings.HasPrefix(state, "unknown"):
 		return action + " " + state
-	case strings.HasPrefix(step, "run/"):
+	case strings.HasPrefix(step, "run/") && state != "running":
 		return state
 	case strings.HasPrefix(step, "undo/") && state == "done":
 		return "taken back: " + action

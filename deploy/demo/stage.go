@@ -66,9 +66,12 @@ func run(ctx context.Context, v *view, logger *slog.Logger, keep bool) (err erro
 		return err
 	}
 	err = s.play(ctx)
-	held = ctx.Err() == nil
-	s.finish(keep && held)
-	if err != nil && ctx.Err() == nil {
+	if ctx.Err() != nil {
+		return fmt.Errorf("interrupted (%w): everything is being removed", context.Cause(ctx))
+	}
+	held = true
+	s.finish(keep)
+	if err != nil {
 		f.Logs(os.Stderr, 15)
 	}
 	return err
@@ -96,7 +99,7 @@ func (s *stage) build(ctx context.Context) error {
 		address = machine.Address
 	}
 	free := portFinder(machine == nil)
-	public, admin := free(8088), free(2019)
+	public, admin := free(8088), free(22019) // not 2019, where this machine may have a proxy of its own
 	s.proxy, err = s.f.StartCaddy(ctx, machine, "caddy", net.JoinHostPort(address, public), net.JoinHostPort("127.0.0.1", admin))
 	if err != nil {
 		return err

@@ -183,6 +183,11 @@ func (m *Muster) startAgent(ctx context.Context, spec AgentSpec) error {
 	}
 	if spec.CaddyAdmin != "" {
 		args = append(args, "--route-driver", "caddy", "--caddy-admin", spec.CaddyAdmin)
+		if spec.Machine == nil {
+			if err := m.f.state.change(func(r *record) { r.Folders = append(r.Folders, routesFolder(spec.CaddyAdmin)) }); err != nil {
+				return err
+			}
+		}
 	}
 	p, err := m.f.Start(Command{Name: spec.Name, Path: m.programs.Agent, Args: args, Machine: spec.Machine})
 	if err != nil {
@@ -190,6 +195,11 @@ func (m *Muster) startAgent(ctx context.Context, spec AgentSpec) error {
 	}
 	m.Agents = append(m.Agents, &Agent{spec, p})
 	return nil
+}
+
+// routesFolder is where an agent beside the fleet keeps the upstreams of the proxy whose admin API is at the URL. On a machine it goes with the machine.
+func routesFolder(admin string) string {
+	return filepath.Join("/var/lib/muster-routes", strings.ReplaceAll(strings.TrimPrefix(admin, "http://"), ":", "-"))
 }
 
 // token asks for a join token.

@@ -33,11 +33,13 @@ type identity struct {
 type record struct {
 	Name      string     `json:"name"`
 	Owner     identity   `json:"owner"`
+	Space     string     `json:"space"` // namespace of the process ids: in another one they mean nothing
 	Kept      bool       `json:"kept"`
 	Processes []identity `json:"processes"`
 	Links     []string   `json:"links"`
 	Cgroups   []string   `json:"cgroups"`
 	Engines   []foreign  `json:"engines"`
+	Folders   []string   `json:"folders"` // outside of the run folder
 }
 
 // foreign is an engine that the fleet found and did not start: only what bears the label is removed from it.
@@ -56,7 +58,11 @@ type state struct {
 }
 
 func newState(dir, name string) (*state, error) {
-	s := &state{dir: dir, rec: record{Name: name, Owner: identify(os.Getpid(), "owner")}}
+	space, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return nil, err
+	}
+	s := &state{dir: dir, rec: record{Name: name, Owner: identify(os.Getpid(), "owner"), Space: space}}
 	return s, s.save()
 }
 
@@ -134,6 +140,10 @@ func (s *state) clean(ctx context.Context, logger *slog.Logger) error {
 	for _, group := range rec.Cgroups {
 		errs = append(errs, removeCgroup(ctx, group))
 	}
+	for _, folder := range rec.Folders {
+		errs = append(errs, os.RemoveAll(folder))
+		_ = os.Remove(filepath.Dir(folder)) // unless somebody else has something in it
+	}
 	errs = append(errs, os.RemoveAll(s.dir))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean %s: %w", s.dir, err)
@@ -154,8 +164,13 @@ func kill(ctx context.Context, p identity) error {
 	return Poll(ctx, 10*time.Millisecond, fmt.Sprintf("%s (%d) to end", p.What, p.PID), func() (bool, error) { return !p.alive(), nil })
 }
 
-// Sweep removes the fleets whose process died, and with kept also those that were left running on purpose. Fleets at work are left alone.
+// Sweep removes the fleets whose process died, and with kept also those that were left running on purpose. Fleets at work are left alone, and so are
+// those of another process namespace, of which nobody here can tell whether they are at work.
 func Sweep(ctx context.Context, logger *slog.Logger, kept bool) error {
+	space, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return err
+	}
 	dirs, err := filepath.Glob(filepath.Join(os.TempDir(), folderPrefix+"*"))
 	if err != nil {
 		return err
@@ -174,7 +189,7 @@ func Sweep(ctx context.Context, logger *slog.Logger, kept bool) error {
 			errs = append(errs, fmt.Errorf("left-over %s: %w", dir, err))
 			continue
 		}
-		if s.rec.Owner.alive() || s.rec.Kept && !kept {
+		if s.rec.Space != space || s.rec.Owner.alive() || s.rec.Kept && !kept {
 			continue
 		}
 		logger.Info("removing a left-over fleet", "dir", dir)
