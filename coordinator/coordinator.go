@@ -36,10 +36,9 @@ import (
 )
 
 const (
-	dialTime     = 5 * time.Second
-	stopTime     = 5 * time.Second
-	memberRetry  = 2 * time.Second
-	registryTime = 2 * time.Second
+	dialTime    = 5 * time.Second
+	stopTime    = 5 * time.Second
+	memberRetry = 2 * time.Second
 )
 
 // Options of a coordinator that runs.
@@ -59,6 +58,7 @@ type coordinator struct {
 	credentials *identity.Credentials
 	log         *slog.Logger
 	state       *state.State
+	registry    *registry
 	port        *port.Port
 	cluster     *cluster.Cluster
 	hosts       *hosts.Hosts
@@ -74,6 +74,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	return c.run(ctx)
+}
+
+func (c *coordinator) run(ctx context.Context) error {
 	c.log.Info("coordinator starts", "id", c.settings.Name, "listen", c.settings.Listen, "http_listen", c.settings.HTTPListen, "version", version.Version)
 	// The servers outlive the cluster's farewell: a leader that hands over its office still answers its peers.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
@@ -124,13 +128,18 @@ func open(o Options) (*coordinator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w: is another coordinator running here?", err)
 	}
+	c.registry = &registry{
+		state:  c.state,
+		read:   func(ctx context.Context) error { return c.cluster.Read(ctx) },
+		leader: func() string { id, _ := c.cluster.Leader(); return id },
+	}
 	if c.port, err = port.New(port.Options{
-		Listener: listener, TLS: mtls.Server(c.credentials, mtls.ALPNgRPC, mtls.ALPNAgent, mtls.ALPNRaft), Logger: c.log,
+		Listener: listener, TLS: mtls.Server(c.credentials, mtls.ALPNgRPC, mtls.ALPNAgent, mtls.ALPNRaft), Admit: c.registry.admit, Logger: c.log,
 	}); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	c.hosts = hosts.New(hosts.Options{
-		Logger: c.log, Registered: c.registeredHost, Transition: c.recordHosts, States: c.hostStates,
+		Logger: c.log, Registered: c.registry.lookup, Transition: c.recordHosts, States: c.hostStates,
 	})
 	if c.cluster, err = cluster.New(cluster.Options{
 		ID: c.settings.Name, Address: c.settings.Advertise, ClusterID: c.settings.ClusterID, DataDir: o.DataDir, SealKey: key,
@@ -144,7 +153,7 @@ func open(o Options) (*coordinator, error) {
 	c.servers = api.New(api.Options{
 		ID: c.settings.Name, State: c.state, Cluster: c.cluster, Hosts: c.hosts, Version: version.Version, Logger: c.log,
 	})
-	c.gate = grpcserver.NewGate(grpcserver.GateOptions{Lookup: c.lookup, Logger: c.log})
+	c.gate = grpcserver.NewGate(grpcserver.GateOptions{Lookup: c.registry.lookup, Logger: c.log})
 	c.grpc = grpcserver.New(c.gate)
 	c.servers.Register(c.grpc)
 	coordinatorv1.RegisterPeerServiceServer(c.grpc, cluster.NewPeerServer(c.cluster))

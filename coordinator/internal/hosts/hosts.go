@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
-	"github.com/spheroseg/muster/internal/identity"
+	"github.com/spheroseg/muster/internal/grpcserver"
 	"github.com/spheroseg/muster/internal/rpcerr"
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
@@ -26,8 +26,9 @@ var ErrNotConnected = errors.New("hosts: not connected")
 
 // Options of Hosts. Registered is needed by Serve, Transition and States by Lead; zero durations take their defaults.
 type Options struct {
-	// Registered says whether an agent is in the registry; an error refuses its connection. It may block for a while.
-	Registered func(identity.ID) error
+	// Registered says whether an agent is in the registry, with the certificate that it has shown; an error refuses its connection. It may
+	// block for a while.
+	Registered func(grpcserver.Caller) error
 	// Transition commits changes of hosts' states. It gets at most 100 at a time and is asked again if it fails.
 	Transition func(ctx context.Context, updates []*raftv1.HostUpdate) error
 	// States are the hosts by their names as this coordinator's own state has them. The hosts are only read.

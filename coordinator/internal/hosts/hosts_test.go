@@ -23,7 +23,7 @@ import (
 
 	"github.com/spheroseg/muster/coordinator/internal/hosts"
 	"github.com/spheroseg/muster/coordinator/internal/port"
-	"github.com/spheroseg/muster/internal/identity"
+	"github.com/spheroseg/muster/internal/grpcserver"
 	"github.com/spheroseg/muster/internal/identity/identitytest"
 	"github.com/spheroseg/muster/internal/mtls"
 	"github.com/spheroseg/muster/internal/rpcerr"
@@ -39,7 +39,7 @@ const (
 	down       = coordinatorv1.HostState_HOST_STATE_DOWN
 )
 
-func anybody(identity.ID) error { return nil }
+func anybody(grpcserver.Caller) error { return nil }
 
 // The real thing: an agent dials the coordinator's port over TCP, and is called over that connection.
 func TestCoordinatorCallsOverTheAgentsConnection(t *testing.T) {
@@ -56,8 +56,8 @@ func TestCoordinatorCallsOverTheAgentsConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := hosts.New(hosts.Options{Registered: func(id identity.ID) error {
-		if id.Name != "h1" {
+	h := hosts.New(hosts.Options{Registered: func(caller grpcserver.Caller) error {
+		if caller.ID.Name != "h1" {
 			return errors.New("not in the registry")
 		}
 		return nil

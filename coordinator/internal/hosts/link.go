@@ -18,8 +18,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/spheroseg/muster/internal/grpcserver"
-	"github.com/spheroseg/muster/internal/identity"
-	"github.com/spheroseg/muster/internal/mtls"
 	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 )
@@ -70,11 +68,12 @@ func (h *Hosts) Serve(ctx context.Context, l net.Listener) error {
 // serve holds one connection until it ends; an error means that it was never a host's.
 func (h *Hosts) serve(ctx context.Context, conn net.Conn) error {
 	defer conn.Close()
-	id, err := agentID(conn)
+	caller, err := agent(conn)
 	if err != nil {
 		return err
 	}
-	if err := h.opts.Registered(id); err != nil {
+	id := caller.ID
+	if err := h.opts.Registered(caller); err != nil {
 		return fmt.Errorf("%s: %w", id, err)
 	}
 	cc, err := reverse(conn, id.Name)
@@ -98,19 +97,23 @@ func (h *Hosts) serve(ctx context.Context, conn net.Conn) error {
 	return nil
 }
 
-func agentID(conn net.Conn) (identity.ID, error) {
+// agent returns who is at the other end of a connection, if that is an agent.
+func agent(conn net.Conn) (grpcserver.Caller, error) {
 	secure, ok := conn.(interface{ ConnectionState() tls.ConnectionState }) // *tls.Conn
 	if !ok {
-		return identity.ID{}, fmt.Errorf("connection %T is not TLS", conn)
+		return grpcserver.Caller{}, fmt.Errorf("connection %T is not TLS", conn)
 	}
-	id, ok := mtls.PeerID(secure.ConnectionState())
-	if !ok {
-		return identity.ID{}, errors.New("the agent has shown no certificate")
+	caller, err := grpcserver.CallerOf(secure.ConnectionState())
+	if err != nil {
+		return grpcserver.Caller{}, err
 	}
-	if id.Role != accessv1.Role_ROLE_AGENT {
-		return identity.ID{}, fmt.Errorf("%s is no agent", id)
+	if caller.Anonymous {
+		return grpcserver.Caller{}, errors.New("the agent has shown no certificate")
 	}
-	return id, nil
+	if caller.ID.Role != accessv1.Role_ROLE_AGENT {
+		return grpcserver.Caller{}, fmt.Errorf("%s is no agent", caller)
+	}
+	return caller, nil
 }
 
 // reverse makes a connection that a peer has opened one over which this side calls. It is used up when the connection ends: it must

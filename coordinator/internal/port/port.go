@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/spheroseg/muster/internal/identity"
+	"github.com/spheroseg/muster/internal/grpcserver"
 	"github.com/spheroseg/muster/internal/mtls"
 	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 )
@@ -30,8 +30,8 @@ type Options struct {
 	Listener net.Listener
 	// TLS of mtls.Server, with the protocols of the three listeners.
 	TLS *tls.Config
-	// Admit decides about a connection with a certificate after its handshake; nil lets all in that TLS has verified.
-	Admit func(alpn string, id identity.ID) error
+	// Admit decides about a connection with a certificate after its handshake, and may take a while; nil lets all in that TLS has verified.
+	Admit func(alpn string, caller grpcserver.Caller) error
 	// HandshakeTimeout closes a connection that has not finished its handshake; default 5 s.
 	HandshakeTimeout time.Duration
 	// MaxHandshakes at a time; default 200. A connection beyond that waits for one to end, and after Patience takes the place of the
@@ -223,20 +223,23 @@ func (p *Port) handOut(ctx context.Context, c *tls.Conn) error {
 	if !ok {
 		return fmt.Errorf("protocol %q is none of this port's", cs.NegotiatedProtocol)
 	}
-	id, known := mtls.PeerID(cs)
-	if err := checkRole(cs.NegotiatedProtocol, id, known); err != nil {
+	caller, err := grpcserver.CallerOf(cs)
+	if err != nil {
 		return err
 	}
-	if known && p.opts.Admit != nil {
-		if err := p.opts.Admit(cs.NegotiatedProtocol, id); err != nil {
-			return fmt.Errorf("%s is not admitted: %w", id, err)
+	if err := checkRole(cs.NegotiatedProtocol, caller); err != nil {
+		return err
+	}
+	if !caller.Anonymous && p.opts.Admit != nil {
+		if err := p.opts.Admit(cs.NegotiatedProtocol, caller); err != nil {
+			return fmt.Errorf("%s is not admitted: %w", caller, err)
 		}
 	}
 	return door.give(ctx, c)
 }
 
 // checkRole repeats what the handshake has checked: a port with a laxer tls.Config must not let anybody near raft.
-func checkRole(alpn string, id identity.ID, known bool) error {
+func checkRole(alpn string, caller grpcserver.Caller) error {
 	var want accessv1.Role
 	switch alpn {
 	case mtls.ALPNAgent:
@@ -246,8 +249,8 @@ func checkRole(alpn string, id identity.ID, known bool) error {
 	default:
 		return nil
 	}
-	if !known || id.Role != want {
-		return fmt.Errorf("%s may not speak %s: that is for %s", id, alpn, want)
+	if caller.Anonymous || caller.ID.Role != want {
+		return fmt.Errorf("%s may not speak %s: that is for %s", caller, alpn, want)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spheroseg/muster/coordinator/internal/port"
+	"github.com/spheroseg/muster/internal/grpcserver"
 	"github.com/spheroseg/muster/internal/identity"
 	"github.com/spheroseg/muster/internal/identity/identitytest"
 	"github.com/spheroseg/muster/internal/mtls"
@@ -220,8 +221,11 @@ func TestRoleIsCheckedEvenIfTLSDoesNot(t *testing.T) {
 func TestAdmitDecides(t *testing.T) {
 	t.Parallel()
 	h := start(t, func(o *port.Options) {
-		o.Admit = func(alpn string, id identity.ID) error {
-			if alpn == mtls.ALPNRaft && id.Name == "evicted" {
+		o.Admit = func(alpn string, caller grpcserver.Caller) error {
+			if len(caller.Serial) == 0 {
+				t.Errorf("%s has no serial", caller)
+			}
+			if alpn == mtls.ALPNRaft && caller.ID.Name == "evicted" {
 				return errors.New("not in the registry")
 			}
 			return nil
