@@ -140,6 +140,7 @@ func open(o Options) (*coordinator, error) {
 	}
 	c.hosts = hosts.New(hosts.Options{
 		Logger: c.log, Registered: c.registry.lookup, Transition: c.recordHosts, States: c.hostStates,
+		Coordinators: c.addresses, CoordinatorsChanged: c.state.Changed,
 	})
 	if c.cluster, err = cluster.New(cluster.Options{
 		ID: c.settings.Name, Address: c.settings.Advertise, ClusterID: c.settings.ClusterID, DataDir: o.DataDir, SealKey: key,
@@ -258,6 +259,17 @@ func (c *coordinator) hostStates() map[string]*coordinatorv1.Host {
 	known := map[string]*coordinatorv1.Host{}
 	for _, host := range c.state.View().Hosts() {
 		known[host.GetName()] = host
+	}
+	return known
+}
+
+// addresses of all coordinators of the registry, in order of their names.
+func (c *coordinator) addresses() []string {
+	var known []string
+	for _, i := range c.state.View().Identities() {
+		if i.GetRole() == accessv1.Role_ROLE_COORDINATOR && !i.GetEvicted() && i.GetAddress() != "" {
+			known = append(known, i.GetAddress())
+		}
 	}
 	return known
 }

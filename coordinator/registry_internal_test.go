@@ -200,6 +200,10 @@ func (c *coordinator) issue(t *testing.T, role accessv1.Role, name string, regis
 	if !register {
 		return credentials
 	}
+	address := ""
+	if role == roleCoordinator {
+		address = name + ":7443"
+	}
 	token, err := identity.NewToken(root)
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +213,7 @@ func (c *coordinator) issue(t *testing.T, role accessv1.Role, name string, regis
 			Id: token.ID, SecretHash: token.SecretHash(), Role: role, Name: name, ExpiresAt: timestamppb.New(time.Now().Add(time.Hour)),
 		}}}},
 		{Op: &raftv1.Command_Join{Join: &raftv1.Join{TokenId: token.ID, SecretHash: token.SecretHash(), Identity: &raftv1.Identity{
-			Id: id.String(), Role: role, Name: name, Serial: certificate.Serial, ExpiresAt: timestamppb.New(certificate.NotAfter),
+			Id: id.String(), Role: role, Name: name, Address: address, Serial: certificate.Serial, ExpiresAt: timestamppb.New(certificate.NotAfter),
 		}}}},
 	} {
 		result, err := c.propose(t.Context(), command)

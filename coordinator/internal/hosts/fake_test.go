@@ -35,7 +35,9 @@ type fakeHost struct {
 	changed   chan struct{}
 	mute      bool
 	streams   int
-	refusals  int // how many watches are refused first
+	open      int
+	told      [][]string // coordinators by watch
+	refusals  int        // how many watches are refused first
 }
 
 func newFakeHost(name string) *fakeHost {
@@ -61,11 +63,18 @@ func (f *fakeHost) silence(mute bool) {
 	f.mute = mute
 }
 
-func (f *fakeHost) WatchHost(_ *agentv1.WatchHostRequest, stream grpc.ServerStreamingServer[agentv1.WatchHostResponse]) error {
+func (f *fakeHost) WatchHost(req *agentv1.WatchHostRequest, stream grpc.ServerStreamingServer[agentv1.WatchHostResponse]) error {
 	f.mu.Lock()
 	f.streams++
+	f.open++
+	f.told = append(f.told, req.GetCoordinators())
 	refuse := f.streams <= f.refusals
 	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.open--
+	}()
 	if refuse {
 		return status.Error(codes.PermissionDenied, "not yet")
 	}

@@ -33,6 +33,11 @@ type Options struct {
 	Transition func(ctx context.Context, updates []*raftv1.HostUpdate) error
 	// States are the hosts by their names as this coordinator's own state has them. The hosts are only read.
 	States func() map[string]*coordinatorv1.Host
+	// Coordinators are the addresses of all coordinators, which every host is told; nil tells none. Hosts that run for years would otherwise
+	// know only those that were there when they joined.
+	Coordinators func() []string
+	// CoordinatorsChanged returns a channel that is closed when Coordinators may answer differently. It is needed with Coordinators.
+	CoordinatorsChanged func() <-chan struct{}
 	// LostGrace is how long a host whose connection ended may take to come back before it is down; default 5 s.
 	LostGrace time.Duration
 	// BeatTimeout is how long a connected host may be silent before it is down; default 30 s.
@@ -57,6 +62,9 @@ type Hosts struct {
 	connected chan struct{}
 	// moved is closed and replaced when anything changed that Lead must look at.
 	moved chan struct{}
+	// coordinators as the hosts are told, and relisted is closed and replaced when they have changed.
+	coordinators []string
+	relisted     chan struct{}
 }
 
 // view is what this coordinator knows of one host.
@@ -95,6 +103,7 @@ func New(o Options) *Hosts {
 		views:     make(map[string]*view),
 		connected: make(chan struct{}),
 		moved:     make(chan struct{}),
+		relisted:  make(chan struct{}),
 	}
 }
 

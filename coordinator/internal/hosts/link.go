@@ -31,6 +31,9 @@ const (
 	bufferBytes = 4 << 10
 )
 
+// errRelisted ends a watch that was opened with an older list of coordinators.
+var errRelisted = errors.New("hosts: the coordinators have changed")
+
 // link is one connection of an agent.
 type link struct {
 	host   string
@@ -49,6 +52,10 @@ func (h *Hosts) Serve(ctx context.Context, l net.Listener) error {
 	var links sync.WaitGroup
 	defer links.Wait()
 	defer cancel()
+	if h.opts.Coordinators != nil {
+		changed := h.list() // before the first host asks
+		links.Go(func() { h.keepListing(ctx, changed) })
+	}
 	for {
 		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) || err != nil && ctx.Err() != nil {
@@ -167,6 +174,9 @@ func (h *Hosts) watch(ctx context.Context, l *link) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errRelisted) {
+			continue
+		}
 		level := slog.LevelWarn
 		if code := status.Code(err); code == codes.Unavailable || code == codes.Canceled { // the connection is about to end
 			level = slog.LevelDebug
@@ -181,16 +191,31 @@ func (h *Hosts) watch(ctx context.Context, l *link) {
 	}
 }
 
+// follow watches the host over one stream, which ends with errRelisted when the host must be told of other coordinators.
 func (h *Hosts) follow(ctx context.Context, l *link) error {
-	stream, err := agentv1.NewHostServiceClient(l.cc).WatchHost(ctx, &agentv1.WatchHostRequest{})
-	if err != nil {
-		return err
-	}
-	for {
-		resp, err := stream.Recv()
-		if err != nil {
-			return err
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	coordinators, relisted := h.listed()
+	ended := make(chan struct{})
+	var waiter sync.WaitGroup
+	defer waiter.Wait()
+	defer close(ended)
+	waiter.Go(func() {
+		select {
+		case <-relisted:
+			cancel(errRelisted)
+		case <-ended:
 		}
-		h.beat(l, resp.GetInventory())
+	})
+	stream, err := agentv1.NewHostServiceClient(l.cc).WatchHost(ctx, &agentv1.WatchHostRequest{Coordinators: coordinators})
+	for err == nil {
+		var resp *agentv1.WatchHostResponse
+		if resp, err = stream.Recv(); err == nil {
+			h.beat(l, resp.GetInventory())
+		}
 	}
+	if cause := context.Cause(ctx); errors.Is(cause, errRelisted) {
+		return cause
+	}
+	return err
 }
