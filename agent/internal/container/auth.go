@@ -63,7 +63,7 @@ func registryAuth(ctx context.Context, named reference.Named) (string, error) {
 	if config.CredHelpers[host] != "" {
 		helper = config.CredHelpers[host]
 	}
-	found := false
+	var found bool
 	if helper != "" {
 		found, err = askHelper(ctx, helper, key, &auth)
 	} else {

@@ -318,7 +318,7 @@ func TestDrainCountsASlowRequest(t *testing.T) {
 	ready(t, h, spec)
 	req := &agentv1.DrainContainerRequest{Name: spec.GetName(), Limit: durationpb.New(200 * time.Millisecond)}
 	var g errgroup.Group
-	defer g.Wait()
+	defer func() { _ = g.Wait() }()
 	for range 2 {
 		g.Go(func() error {
 			resp, err := http.Get(url(spec, "/slow?for=1500ms"))

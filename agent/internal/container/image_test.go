@@ -44,8 +44,8 @@ func startRegistry(t *testing.T) (string, func()) {
 		t.Fatal(err)
 	}
 	stop := func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		_ = cmd.Process.Kill() // it may have been stopped before.
+		_ = cmd.Wait()
 	}
 	t.Cleanup(stop)
 	for range 100 {

@@ -197,7 +197,7 @@ func (e *testEngine) kill(t *testing.T) {
 	if err := e.daemon.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	e.daemon.Wait()
+	_ = e.daemon.Wait() // it was killed.
 	// Its containerd dies with it. Where process 1 is no init, nobody would reap it, and the next daemon would take it for alive.
 	if n, err := strconv.Atoi(strings.TrimSpace(string(pid))); errPid == nil && err == nil {
 		if _, err := syscall.Wait4(n, nil, 0, nil); err != nil {
@@ -218,12 +218,12 @@ func (e *testEngine) stop() {
 	if e.daemon == nil {
 		return
 	}
-	e.daemon.Process.Signal(syscall.SIGTERM)
-	e.daemon.Wait()
+	_ = e.daemon.Process.Signal(syscall.SIGTERM)
+	_ = e.daemon.Wait()
 	mounts, _ := os.ReadFile("/proc/self/mounts")
 	for line := range strings.Lines(string(mounts)) {
 		if fields := strings.Fields(line); len(fields) > 1 && strings.HasPrefix(fields[1], e.dir+"/") {
-			syscall.Unmount(fields[1], syscall.MNT_DETACH)
+			_ = syscall.Unmount(fields[1], syscall.MNT_DETACH)
 		}
 	}
 	os.RemoveAll(e.dir)

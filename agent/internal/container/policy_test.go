@@ -24,7 +24,7 @@ func TestLoadPolicy(t *testing.T) {
 				return p.AllowPrivileged && p.AllowHostNamespaces && p.BindRootsOnly && p.BindRoots[0] == "/etc/localtime" && p.AllowImages[0] == "registry.example.org/*"
 			}},
 		{name: "empty", mode: 0o600, check: func(p container.Policy) bool { return !p.AllowPrivileged }},
-		{name: "unknown key", mode: 0o644, text: "allow_priviliged: true\n", wantErr: "allow_priviliged"},
+		{name: "unknown key", mode: 0o644, text: "allow_everything: true\n", wantErr: "allow_everything"},
 		{name: "relative root", mode: 0o644, text: "bind_roots: [etc]\n", wantErr: "absolute"},
 		{name: "writable by others", mode: 0o666, text: "allow_privileged: true\n", wantErr: "chmod 0644"},
 		{name: "of another user", mode: 0o644, uid: 1234, text: "allow_privileged: true\n", wantErr: "must belong to root"},

@@ -182,7 +182,9 @@ func TestGRPCGate(t *testing.T) {
 	go func() { serving <- server1.Serve(l) }()
 	defer func() {
 		server1.Stop()
-		<-serving
+		if err := <-serving; err != nil {
+			t.Error(err)
+		}
 	}()
 	states.SetServingStatus("shop", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	spec := server(t, h, "NO_LISTEN=1")

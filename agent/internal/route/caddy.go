@@ -187,7 +187,7 @@ func (c *Caddy) read(ctx context.Context) (servers, string, error) {
 			warned = true
 		}
 		if !wait(ctx, delay) {
-			return nil, "", fmt.Errorf("caddy at %s does not answer: %w: %s", c.admin, ctx.Err(), err)
+			return nil, "", fmt.Errorf("caddy at %s does not answer: %w: %w", c.admin, ctx.Err(), err)
 		}
 	}
 }

@@ -22,7 +22,7 @@ func KeepQueued(logger *slog.Logger) {
 	case err != nil:
 		logger.Warn("connections may be reset while the proxy takes a new configuration: set net.ipv4.tcp_migrate_req=1 with sysctl", "component", "route", "err", err)
 	case changed:
-		logger.Info("sysctl set, so that no connection is lost while the proxy takes a new configuration", "component", "route", "net.ipv4.tcp_migrate_req", 1)
+		logger.Info("sysctl set, so that no connection is lost while the proxy takes a new configuration", "component", "route", "sysctl", "net.ipv4.tcp_migrate_req=1")
 	}
 }
 
