@@ -45,7 +45,7 @@ const (
 type Options struct {
 	// DataDir holds the identity, the settings that Join wrote, and the ledger.
 	DataDir string
-	// Coordinators to dial, as host:port; empty means those that Join was told.
+	// Coordinators to start with, as host:port, besides those that are remembered. One that answers tells where all of them are.
 	Coordinators []string
 	// DockerHost of the engine; empty means unix:///var/run/docker.sock.
 	DockerHost string
@@ -72,7 +72,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.DataDir == "" || o.Logger == nil {
 		return errors.New("agent: DataDir and Logger are required")
 	}
-	credentials, coordinators, err := loadMembership(o)
+	credentials, known, err := loadMembership(o)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	inventory, err := settings(o, coordinators)
+	inventory, err := settings(o, known)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	links, err := uplink.New(uplink.Options{
-		Coordinators: coordinators, TLS: mtls.Client(credentials, accessv1.Role_ROLE_COORDINATOR, mtls.ALPNAgent), Logger: o.Logger,
+		Coordinators: known, TLS: mtls.Client(credentials, accessv1.Role_ROLE_COORDINATOR, mtls.ALPNAgent), Logger: o.Logger,
 	})
 	if err != nil {
 		return err
@@ -110,12 +110,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	server, err := newServer(credentials.ID(), api.Options{
 		Ledger: operations, Containers: engine, Routes: routes, Host: machine, Logger: o.Logger,
+		Coordinators: newCoordinators(o.DataDir, links, o.Logger),
 	})
 	if err != nil {
 		return errors.Join(err, operations.Close(ctx))
 	}
 	o.Logger.Info("agent starts", "host", credentials.ID().Name, "cluster", credentials.ID().Cluster, "version", version.Version,
-		"address", inventory.GetAddress(), "coordinators", strings.Join(coordinators, ","))
+		"address", inventory.GetAddress(), "coordinators", strings.Join(known, ","))
 	return serve(ctx, operations, server, links, machine)
 }
 

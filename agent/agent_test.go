@@ -49,8 +49,13 @@ type coordinator struct {
 
 func newCoordinator(t *testing.T, cluster identitytest.Cluster, role accessv1.Role) *coordinator {
 	t.Helper()
+	return namedCoordinator(t, cluster, role, "c1")
+}
+
+func namedCoordinator(t *testing.T, cluster identitytest.Cluster, role accessv1.Role, name string) *coordinator {
+	t.Helper()
 	c := &coordinator{
-		t: t, cluster: cluster, creds: cluster.Credentials(t, role, "c1"),
+		t: t, cluster: cluster, creds: cluster.Credentials(t, role, name),
 		agents: make(chan *tls.Conn, 16), joins: make(chan net.Conn), failed: make(chan error, 1),
 	}
 	c.listen("127.0.0.1:0")
@@ -203,13 +208,13 @@ func join(t *testing.T, c *coordinator) (dir string) {
 }
 
 // run runs an agent; stop ends it and fails the test unless it ends well.
-func run(t *testing.T, dir string) (stop func()) {
+func run(t *testing.T, dir string, coordinators ...string) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
 		ended <- agent.Run(ctx, agent.Options{
-			DataDir: dir, Logger: slog.New(slog.DiscardHandler), DockerHost: "unix://" + filepath.Join(dir, "no-engine.sock"),
+			DataDir: dir, Coordinators: coordinators, Logger: slog.New(slog.DiscardHandler), DockerHost: "unix://" + filepath.Join(dir, "no-engine.sock"),
 			Labels: map[string]string{"rack": "a"}, PortRange: "21000-21999", SecretsDir: filepath.Join(dir, "secrets"),
 		})
 	}()

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"go.yaml.in/yaml/v3"
@@ -20,7 +21,7 @@ const (
 	lockFile       = "lock"
 )
 
-// membership is what Join was told, kept in the data directory.
+// membership is what Join was told, and coordinators told since, kept in the data directory.
 type membership struct {
 	// Coordinators by host:port.
 	Coordinators []string `yaml:"coordinators"`
@@ -28,7 +29,7 @@ type membership struct {
 
 func ledgerFile(dir string) string { return filepath.Join(dir, "ledger") }
 
-// loadMembership returns the agent's identity and the coordinators to dial.
+// loadMembership returns the agent's identity and the coordinators to dial: the given ones first, then the stored ones.
 func loadMembership(o Options) (*identity.Credentials, []string, error) {
 	credentials, err := identity.LoadCredentials(o.DataDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -40,24 +41,37 @@ func loadMembership(o Options) (*identity.Credentials, []string, error) {
 	if id := credentials.ID(); id.Role != accessv1.Role_ROLE_AGENT {
 		return nil, nil, fmt.Errorf("the identity in %s is %s, which is no agent's", o.DataDir, id)
 	}
-	if len(o.Coordinators) > 0 {
-		return credentials, o.Coordinators, nil
+	coordinators, err := storedCoordinators(o.DataDir)
+	if err != nil && len(o.Coordinators) == 0 {
+		return nil, nil, fmt.Errorf("%w; give coordinators with --coordinator", err)
 	}
-	path := filepath.Join(o.DataDir, membershipFile)
+	if err != nil { // what the coordinators tell replaces it.
+		o.Logger.Warn("the stored coordinators are not known, dialling the given ones", "err", err)
+	}
+	for _, given := range slices.Backward(o.Coordinators) {
+		coordinators = slices.DeleteFunc(coordinators, func(c string) bool { return c == given })
+		coordinators = slices.Insert(coordinators, 0, given)
+	}
+	return credentials, coordinators, nil
+}
+
+// storedCoordinators are those that Join, or a coordinator since, told.
+func storedCoordinators(dir string) ([]string, error) {
+	path := filepath.Join(dir, membershipFile)
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("coordinators: %w; give them with --coordinator", err)
+		return nil, fmt.Errorf("coordinators: %w", err)
 	}
 	var m membership
 	decoder := yaml.NewDecoder(bytes.NewReader(raw))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&m); err != nil {
-		return nil, nil, fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	if len(m.Coordinators) == 0 {
-		return nil, nil, fmt.Errorf("%s names no coordinators: add them, or give them with --coordinator", path)
+		return nil, fmt.Errorf("%s names no coordinators", path)
 	}
-	return credentials, m.Coordinators, nil
+	return m.Coordinators, nil
 }
 
 // saveMembership replaces the file in one step that survives a crash.

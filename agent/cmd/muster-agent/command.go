@@ -74,7 +74,7 @@ func runCommand() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.DataDir, "data-dir", dataDir, "directory that join made")
-	flags.StringSliceVar(&o.Coordinators, "coordinator", nil, "host:port of each coordinator, instead of the stored ones")
+	flags.StringSliceVar(&o.Coordinators, "coordinator", nil, "host:port of a coordinator to start with, besides the stored ones; it tells where all of them are")
 	flags.StringVar(&o.DockerHost, "docker-host", "unix:///var/run/docker.sock", "address of the Docker engine")
 	flags.StringVar(&o.AdvertiseAddress, "advertise-address", "", "IP address at which published ports are reached (default that of the way to the coordinators)")
 	flags.StringToStringVar(&o.Labels, "label", nil, "label of the host for placement, as key=value; may be repeated")

@@ -29,19 +29,21 @@ type Options struct {
 	Routes Routes
 	// Host to watch.
 	Host Host
+	// Coordinators is told where the coordinators are.
+	Coordinators Coordinators
 	// Logger receives the causes of internal errors.
 	Logger *slog.Logger
 }
 
 // Register adds the services to a server.
 func Register(s grpc.ServiceRegistrar, o Options) error {
-	if o.Ledger == nil || o.Containers == nil || o.Host == nil || o.Logger == nil {
-		return errors.New("api: Ledger, Containers, Host and Logger are required")
+	if o.Ledger == nil || o.Containers == nil || o.Host == nil || o.Coordinators == nil || o.Logger == nil {
+		return errors.New("api: Ledger, Containers, Host, Coordinators and Logger are required")
 	}
 	b := base{ledger: o.Ledger, logger: o.Logger.With("component", "api")}
 	agentv1.RegisterContainerServiceServer(s, &containerServer{base: b, containers: o.Containers})
 	agentv1.RegisterRouteServiceServer(s, &routeServer{base: b, routes: o.Routes})
-	agentv1.RegisterHostServiceServer(s, &hostServer{base: b, host: o.Host})
+	agentv1.RegisterHostServiceServer(s, &hostServer{base: b, host: o.Host, coordinators: o.Coordinators})
 	agentv1.RegisterOperationServiceServer(s, &operationServer{base: b})
 	return nil
 }

@@ -132,6 +132,29 @@ func (m *machine) set(i *agentv1.Inventory) {
 	m.changed = make(chan struct{})
 }
 
+// learner records what it is told, and what is not stood by any more.
+type learner struct {
+	mu           sync.Mutex
+	told, forgot [][]string
+}
+
+func (l *learner) Learn(addresses []string) func() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.told = append(l.told, addresses)
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.forgot = append(l.forgot, addresses)
+	}
+}
+
+func (l *learner) counts() (told, forgot int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.told), len(l.forgot)
+}
+
 // serve starts a server and returns a connection to it.
 func serve(t *testing.T, o api.Options) *grpc.ClientConn {
 	t.Helper()
@@ -143,6 +166,9 @@ func serve(t *testing.T, o api.Options) *grpc.ClientConn {
 	o.Ledger, o.Logger = l, logger
 	if o.Host == nil {
 		o.Host = &machine{changed: make(chan struct{})}
+	}
+	if o.Coordinators == nil {
+		o.Coordinators = &learner{}
 	}
 	server := grpc.NewServer()
 	if err := api.Register(server, o); err != nil {
@@ -387,6 +413,40 @@ func TestWatchHost(t *testing.T) {
 	beat, err := stream.Recv()
 	if err != nil || beat.GetInventory() != nil || beat.GetSentAt().AsTime().Sub(first.GetSentAt().AsTime()) < 4*time.Second {
 		t.Fatalf("got %v, %v, want a bare beat 5 s after the start", beat, err)
+	}
+}
+
+func TestWatchHostTellsOfCoordinatorsWhileItIsOpen(t *testing.T) {
+	l := &learner{}
+	cc := serve(t, api.Options{Containers: &engine{}, Host: &machine{changed: make(chan struct{})}, Coordinators: l})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for _, list := range [][]string{{"c1.example:7443", "c2.example:7443"}, nil} {
+		stream, err := agentv1.NewHostServiceClient(cc).WatchHost(ctx, &agentv1.WatchHostRequest{Coordinators: list})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Recv(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if told, forgot := l.counts(); told != 1 || forgot != 0 || strings.Join(l.told[0], " ") != "c1.example:7443 c2.example:7443" {
+		t.Fatalf("got %d lists told and %d forgotten, want the one that is not empty", told, forgot)
+	}
+	cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.NewTimer(10 * time.Second)
+	defer limit.Stop()
+	for {
+		if _, forgot := l.counts(); forgot == 1 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			t.Fatal("a watch that has ended still stands by its list")
+		}
 	}
 }
 

@@ -18,15 +18,26 @@ type Host interface {
 	Inventory() (*agentv1.Inventory, <-chan struct{})
 }
 
+// Coordinators learns where the coordinators are.
+type Coordinators interface {
+	// Learn takes the addresses that one coordinator knows, which is some. The coordinator stands by them until forget is called.
+	Learn(addresses []string) (forget func())
+}
+
 // hostServer serves HostService.
 type hostServer struct {
 	agentv1.UnimplementedHostServiceServer
 	base
-	host Host
+	host         Host
+	coordinators Coordinators
 }
 
-// WatchHost sends the inventory at once and when it changes, and beats.
-func (s *hostServer) WatchHost(_ *agentv1.WatchHostRequest, stream grpc.ServerStreamingServer[agentv1.WatchHostResponse]) error {
+// WatchHost takes the addresses of the coordinators, sends the inventory at once and when it changes, and beats.
+func (s *hostServer) WatchHost(req *agentv1.WatchHostRequest, stream grpc.ServerStreamingServer[agentv1.WatchHostResponse]) error {
+	if addresses := req.GetCoordinators(); len(addresses) > 0 {
+		forget := s.coordinators.Learn(addresses)
+		defer forget()
+	}
 	beat := time.NewTicker(beatInterval)
 	defer beat.Stop()
 	inventory, changed := s.host.Inventory()

@@ -1,5 +1,6 @@
 // Package uplink owns the agent's connections to its coordinators: it dials every one of them, for ever, and hands each connection over as if it
-// had been accepted. What is served on them is left to a gRPC server, and who may call there to its gate.
+// had been accepted. What is served on them is left to a gRPC server, who may call there to its gate, and where the coordinators are to
+// whoever calls Set.
 package uplink
 
 import (
@@ -11,10 +12,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/spheroseg/muster/internal/mtls"
 )
@@ -26,11 +26,13 @@ const (
 	firstPause = 100 * time.Millisecond
 	lastPause  = 5 * time.Second
 	stable     = 10 * time.Second
+	// maxHost is the longest name of a host.
+	maxHost = 255
 )
 
 // Options configure an Uplink. All of them are required.
 type Options struct {
-	// Coordinators by host:port.
+	// Coordinators by host:port, to start with.
 	Coordinators []string
 	// TLS of the connections: it checks who answers.
 	TLS *tls.Config
@@ -45,6 +47,10 @@ type Uplink struct {
 	dialed chan net.Conn
 	closed chan struct{} // closed by Close.
 	once   sync.Once
+
+	mu    sync.Mutex
+	links map[string]*link // by address.
+	added chan struct{}    // holds a token when links has some that Run has not started.
 }
 
 // New returns an Uplink that dials nobody until Run is called.
@@ -53,57 +59,92 @@ func New(o Options) (*Uplink, error) {
 		return nil, errors.New("uplink: Coordinators, TLS and Logger are required")
 	}
 	for _, c := range o.Coordinators {
-		if _, _, err := net.SplitHostPort(c); err != nil {
-			return nil, fmt.Errorf("coordinator %q is not host:port: %w", c, err)
+		if err := CheckAddress(c); err != nil {
+			return nil, err
 		}
 	}
-	return &Uplink{opts: o, logger: o.Logger.With("component", "uplink"), dialed: make(chan net.Conn), closed: make(chan struct{})}, nil
+	u := &Uplink{
+		opts: o, logger: o.Logger.With("component", "uplink"), dialed: make(chan net.Conn), closed: make(chan struct{}),
+		links: make(map[string]*link), added: make(chan struct{}, 1),
+	}
+	u.Set(o.Coordinators)
+	return u, nil
 }
 
-// Run keeps one connection to each coordinator until ctx ends. Connections that were handed over are their new owner's.
-func (u *Uplink) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	seen := make(map[string]bool)
-	for _, address := range u.opts.Coordinators {
-		if seen[address] {
-			continue
-		}
-		seen[address] = true
-		g.Go(func() error {
-			u.keep(ctx, address)
-			return nil
-		})
+// CheckAddress says what is wrong with a coordinator's address.
+func CheckAddress(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("coordinator %q is not host:port: %w", address, err)
 	}
-	return g.Wait()
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || len(host) > maxHost {
+		return fmt.Errorf("coordinator %q is not host:port", address)
+	}
+	return nil
+}
+
+// Run keeps one connection to each coordinator until ctx ends or Close is called. Connections that were handed over are their new owner's.
+func (u *Uplink) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for {
+		u.begin(ctx, &running)
+		select {
+		case <-u.added:
+		case <-u.closed:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // keep holds a connection to one coordinator until ctx ends.
-func (u *Uplink) keep(ctx context.Context, address string) {
-	logger := u.logger.With("coordinator", address)
+func (u *Uplink) keep(ctx context.Context, l *link) {
+	logger := u.logger.With("coordinator", l.address)
 	pause, told := firstPause, ""
 	for ctx.Err() == nil {
-		conn, ended, err := u.dial(ctx, address)
-		if err == nil {
+		if u.elsewhere(l) { // a second connection to the same coordinator would cost it the first.
+			rest(ctx, lastPause)
+			continue
+		}
+		conn, ended, err := u.dial(ctx, l.address)
+		switch {
+		case err == nil && !u.reached(l, peerName(conn)):
+			_ = conn.Close()
+		case err == nil:
 			since := time.Now()
 			logger.Info("connected", "peer", peerName(conn))
 			u.hand(ctx, conn, ended)
+			u.lost(l)
 			if told = ""; ctx.Err() == nil {
 				logger.Info("connection lost", "held", time.Since(since).Round(time.Millisecond))
 			}
 			if time.Since(since) >= stable {
 				pause = firstPause
 			}
-		} else if text := err.Error(); text != told && ctx.Err() == nil { // the same again is no news.
-			logger.Warn("coordinator is not reached, trying on", "err", err)
-			told = text
+		case u.giveUp(l):
+			logger.Info("coordinator is no member any more and does not answer, it is dialled no longer", "err", err)
+		default:
+			if text := err.Error(); text != told && ctx.Err() == nil { // the same again is no news.
+				logger.Warn("coordinator is not reached, trying on", "err", err)
+				told = text
+			}
 		}
-		timer := time.NewTimer(time.Duration(rand.Int64N(int64(pause)))) // full jitter: a fleet must not come back in step.
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
+		rest(ctx, time.Duration(rand.Int64N(int64(pause)))) // full jitter: a fleet must not come back in step.
 		pause = min(2*pause, lastPause)
+	}
+}
+
+// rest waits for d or until ctx ends.
+func rest(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

@@ -25,7 +25,12 @@ type peer struct {
 
 func newPeer(t *testing.T, config *tls.Config) *peer {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return newPeerAt(t, "127.0.0.1:0", config)
+}
+
+func newPeerAt(t *testing.T, address string, config *tls.Config) *peer {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +57,19 @@ func newPeer(t *testing.T, config *tls.Config) *peer {
 	return p
 }
 
+// take returns the next connection that the peer accepted.
+func (p *peer) take(t *testing.T) *tls.Conn {
+	t.Helper()
+	select {
+	case conn := <-p.accepted:
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s sees no connection", p.Addr())
+		return nil
+	}
+}
+
 // start runs an uplink and stops it with the test.
 func start(t *testing.T, logger *slog.Logger, config *tls.Config, coordinators ...string) *uplink.Uplink {
 	t.Helper()
@@ -75,7 +93,8 @@ func TestDialsEachCoordinatorOnceAndAgainWhenItEnds(t *testing.T) {
 	cluster := identitytest.New(t, "test")
 	server := mtls.Server(cluster.Credentials(t, accessv1.Role_ROLE_COORDINATOR, "c1"), mtls.ALPNAgent)
 	client := mtls.Client(cluster.Credentials(t, accessv1.Role_ROLE_AGENT, "h1"), accessv1.Role_ROLE_COORDINATOR, mtls.ALPNAgent)
-	a, b := newPeer(t, server), newPeer(t, server)
+	other := mtls.Server(cluster.Credentials(t, accessv1.Role_ROLE_COORDINATOR, "c2"), mtls.ALPNAgent)
+	a, b := newPeer(t, server), newPeer(t, other)
 	u := start(t, slog.New(slog.DiscardHandler), client, a.Addr().String(), b.Addr().String(), a.Addr().String())
 	conns := map[string]net.Conn{}
 	for range 2 {
@@ -127,10 +146,16 @@ func TestAPortThatSpeaksAnotherProtocolIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestNewRefusesAnAddressWithoutAPort(t *testing.T) {
-	_, err := uplink.New(uplink.Options{Coordinators: []string{"c1.example"}, TLS: &tls.Config{}, Logger: slog.New(slog.DiscardHandler)})
-	if err == nil || !strings.Contains(err.Error(), "c1.example") {
-		t.Fatalf("got %v", err)
+func TestAddresses(t *testing.T) {
+	for address, ok := range map[string]bool{
+		"c1.example:7443": true, "[::1]:7443": true, "10.0.0.1:65535": true,
+		"c1.example": false, ":7443": false, "c1.example:": false, "c1.example:https": false, "c1.example:0": false, "c1.example:65536": false, "::1:7443": false,
+		strings.Repeat("c", 256) + ":7443": false,
+	} {
+		_, err := uplink.New(uplink.Options{Coordinators: []string{address}, TLS: &tls.Config{}, Logger: slog.New(slog.DiscardHandler)})
+		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), address) {
+			t.Errorf("%q: got %v, want it accepted: %t", address, err, ok)
+		}
 	}
 }
 
