@@ -20,7 +20,7 @@ func KeepQueued(logger *slog.Logger) {
 	changed, err := setSwitch(migrateRequests)
 	switch {
 	case err != nil:
-		logger.Warn("connections may be reset while the proxy takes a new configuration: set net.ipv4.tcp_migrate_req=1 with sysctl", "component", "route", "err", err)
+		logger.Warn("connections may be reset while the proxy takes a new configuration: set net.ipv4.tcp_migrate_req=1 with sysctl, as 60-muster.conf does in /etc/sysctl.d", "component", "route", "err", err)
 	case changed:
 		logger.Info("sysctl set, so that no connection is lost while the proxy takes a new configuration", "component", "route", "sysctl", "net.ipv4.tcp_migrate_req=1")
 	}

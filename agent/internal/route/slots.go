@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 const (
@@ -64,7 +65,7 @@ func (s slots) write(route string, upstreams []string, atLeast int) (int, error)
 		n *= 2
 	}
 	home := filepath.Join(s.dir, route)
-	if err := makeDir(home); err != nil {
+	if err := s.makeDir(home); err != nil {
 		return 0, err
 	}
 	before, err := os.Readlink(filepath.Join(home, currentLink))
@@ -145,7 +146,7 @@ func tidy(home string, keep ...string) error {
 
 // challenge writes a value that the proxy must repeat.
 func (s slots) challenge(value string) error {
-	if err := makeDir(s.dir); err != nil {
+	if err := s.makeDir(s.dir); err != nil {
 		return err
 	}
 	next := s.probe() + ".next"
@@ -158,12 +159,41 @@ func (s slots) challenge(value string) error {
 	return os.Rename(next, s.probe())
 }
 
-// makeDir makes a folder that the proxy can read, whoever it runs as.
-func makeDir(dir string) error {
+// makeDir makes a folder, s.dir or one in it, that the proxy can read, whoever it runs as and whatever the agent's umask is. It opens folders
+// that it makes and those that an agent made before; others are left as they are.
+func (s slots) makeDir(dir string) error {
+	var ours []string
+	for d := dir; d != filepath.Dir(d); d = filepath.Dir(d) {
+		_, err := os.Stat(d)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("folder for upstreams: %w", err)
+		}
+		if err != nil || d == s.dir || d == defaultDir || filepath.Dir(d) == s.dir {
+			ours = append(ours, d)
+		}
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("folder for upstreams: %w", err)
 	}
+	for _, d := range ours {
+		if err := openDir(d); err != nil {
+			return fmt.Errorf("folder for upstreams: %w", err)
+		}
+	}
 	return nil
+}
+
+// openDir lets everybody read a folder of the agent's own user.
+func openDir(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if info.Mode().Perm()&0o755 == 0o755 || !ok || int(owner.Uid) != os.Geteuid() {
+		return nil
+	}
+	return os.Chmod(dir, info.Mode().Perm()|0o755)
 }
 
 func writeFile(path, text string) error {
