@@ -162,7 +162,7 @@ func TestWatch(t *testing.T) {
 			change: func(spec *agentv1.ContainerSpec) { spec.Restart = &agentv1.RestartPolicy{Name: "always"} },
 		},
 		{
-			name: "restart by hand", gate: healthz(), reason: exited, texts: []string{"was restarted while it was watched"},
+			name: "restart by hand", gate: healthz(), reason: exited, // a look may fall between the stop and the start.
 			during: func(t *testing.T, h *host, spec *agentv1.ContainerSpec) {
 				if err := h.lab.docker.ContainerRestart(t.Context(), spec.GetName(), stopOptions(0)); err != nil {
 					t.Error(err)
