@@ -123,7 +123,7 @@ func (l *leadership) pump(ctx context.Context) error {
 				return err
 			}
 			// What is due has passed with the tick, unless the leader's clock is behind the one that set it.
-			if due, next = dueRuns(l.options.State.View(), time.Now()); len(due) == 0 {
+			if due, _ = dueRuns(l.options.State.View(), time.Now()); len(due) == 0 {
 				continue
 			}
 			next = time.Now().Add(tickPause)
