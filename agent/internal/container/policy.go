@@ -49,6 +49,14 @@ var defaultCapabilities = [...]string{
 	"SETPCAP", "SETUID", "SYS_CHROOT",
 }
 
+// Types of file systems that a volume of the driver "local" may mount without a right of its own: those that lead to no path of the host,
+// and those whose device is a path that is looked at.
+var (
+	remoteTypes = [...]string{"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p"}
+	memoryTypes = [...]string{"tmpfs", "ramfs"}
+	diskTypes   = [...]string{"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "exfat", "ntfs3", "iso9660", "udf", "squashfs", "erofs"}
+)
+
 // LoadPolicy reads the host's policy. A missing file is the zero Policy. One that others than root or the agent's own user may write is
 // refused: it would protect nothing.
 func LoadPolicy(path string) (Policy, error) {
@@ -125,28 +133,47 @@ func (p Policy) admit(spec *agentv1.ContainerSpec, own guarded) error {
 		}
 	}
 	for _, m := range spec.GetMounts() {
-		source, bind := bindSource(m)
-		if !bind {
-			continue
-		}
-		if err := p.admitBind(name, source, own); err != nil {
+		if err := p.admitMount(name, m, own); err != nil {
 			return err
 		}
 	}
 	return p.admitImage(name, spec.GetImage())
 }
 
-// bindSource is the path of the host that a mount leads to, if there is one: a local volume with a device is a bind by another name.
-func bindSource(m *agentv1.Mount) (string, bool) {
-	switch m.GetType() {
-	case "bind":
-		return m.GetSource(), true
-	case "volume":
-		device := m.GetVolumeOptions()["device"]
-		return device, filepath.IsAbs(device)
-	default:
-		return "", false
+// admitMount looks at what a mount leads to. A volume with options may be a path of the host by another name.
+func (p Policy) admitMount(name string, m *agentv1.Mount, own guarded) error {
+	options := m.GetVolumeOptions()
+	device := options["device"]
+	switch {
+	case m.GetType() == "bind":
+		return p.admitBind(name, m.GetSource(), own)
+	case m.GetType() != "volume" || len(options) == 0:
+		return nil
+	case m.GetVolumeDriver() != "" && m.GetVolumeDriver() != "local": // only its author knows what the options mean.
+		if filepath.IsAbs(device) {
+			return p.admitBind(name, device, own)
+		}
+		return nil
 	}
+	// The engine hands type, o and device to mount(2) as they are. There the options bind and rbind make the type meaningless.
+	kind := options["type"]
+	flags := strings.FieldsFunc(options["o"], func(r rune) bool { return r == ',' || r == ' ' })
+	if !slices.Contains(flags, "bind") && !slices.Contains(flags, "rbind") {
+		switch {
+		case slices.Contains(remoteTypes[:], kind), slices.Contains(memoryTypes[:], kind):
+			return nil
+		case kind != "" && kind != "none" && !slices.Contains(diskTypes[:], kind): // such as proc, or overlay with folders in its options.
+			if p.AllowPrivileged {
+				return nil
+			}
+			return p.refuse(name, fmt.Sprintf("its volume %q mounts a file system of type %q", m.GetSource(), kind), "allow_privileged", "true")
+		}
+	}
+	if device == "" { // the engine refuses it, or makes a folder of its own.
+		return nil
+	}
+	// A relative device is one of the daemon's working directory, which is the root.
+	return p.admitBind(name, filepath.Join("/", device), own)
 }
 
 func (p Policy) admitBind(name, source string, own guarded) error {
