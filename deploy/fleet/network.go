@@ -80,6 +80,8 @@ func (f *Fleet) Machine(ctx context.Context, name string) (*Machine, error) {
 
 func (m *Machine) link(ctx context.Context) error {
 	bridge := m.f.network.bridge
+	// The link of a killed machine goes when the kernel gets round to it. Usually there is none, which is no error.
+	_ = ip(ctx, bridge, "link del %s", m.port)
 	// The hardware address stays the same over a reboot, so that nobody's neighbour table leads astray.
 	hardware := net.HardwareAddr(append([]byte{2, 0}, net.ParseIP(m.Address).To4()...))
 	err := errors.Join(
@@ -113,7 +115,8 @@ func (m *Machine) Join(ctx context.Context) error {
 // ip runs a batch of iproute2 commands in the network namespace of m, or in the root one.
 func ip(ctx context.Context, m *Machine, format string, args ...any) error {
 	cmd := exec.CommandContext(ctx, "ip", "-batch", "-")
-	cmd.Stdin = strings.NewReader(fmt.Sprintf(format, args...) + "\n")
+	batch := fmt.Sprintf(format, args...) + "\n"
+	cmd.Stdin = strings.NewReader(batch)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	start := cmd.Start
@@ -125,7 +128,7 @@ func ip(ctx context.Context, m *Machine, format string, args ...any) error {
 		err = cmd.Wait()
 	}
 	if err != nil {
-		return fmt.Errorf("ip %q: %w: %s", cmd.Stdin, err, strings.TrimSpace(out.String()))
+		return fmt.Errorf("ip %q: %w: %s", batch, err, strings.TrimSpace(out.String()))
 	}
 	return nil
 }
