@@ -140,7 +140,7 @@ func open(o Options) (*coordinator, error) {
 	}
 	c.hosts = hosts.New(hosts.Options{
 		Logger: c.log, Registered: c.registry.lookup, Transition: c.recordHosts, States: c.hostStates,
-		Coordinators: c.addresses, CoordinatorsChanged: c.state.Changed,
+		Coordinators: c.addresses,
 	})
 	if c.cluster, err = cluster.New(cluster.Options{
 		ID: c.settings.Name, Address: c.settings.Advertise, ClusterID: c.settings.ClusterID, DataDir: o.DataDir, SealKey: key,
@@ -263,8 +263,14 @@ func (c *coordinator) hostStates() map[string]*coordinatorv1.Host {
 	return known
 }
 
-// addresses of all coordinators of the registry, in order of their names.
-func (c *coordinator) addresses() []string {
+// addresses of all coordinators of the registry, in order of their names; none while the state may be behind. A coordinator that replays its
+// log, or that is cut off, would tell hosts of coordinators that are gone, and they would forget those that came after.
+func (c *coordinator) addresses(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, registryTime)
+	defer cancel()
+	if c.cluster.Read(ctx) != nil {
+		return nil
+	}
 	var known []string
 	for _, i := range c.state.View().Identities() {
 		if i.GetRole() == accessv1.Role_ROLE_COORDINATOR && !i.GetEvicted() && i.GetAddress() != "" {

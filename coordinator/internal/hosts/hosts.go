@@ -33,11 +33,10 @@ type Options struct {
 	Transition func(ctx context.Context, updates []*raftv1.HostUpdate) error
 	// States are the hosts by their names as this coordinator's own state has them. The hosts are only read.
 	States func() map[string]*coordinatorv1.Host
-	// Coordinators are the addresses of all coordinators, which every host is told; nil tells none. Hosts that run for years would otherwise
-	// know only those that were there when they joined.
-	Coordinators func() []string
-	// CoordinatorsChanged returns a channel that is closed when Coordinators may answer differently. It is needed with Coordinators.
-	CoordinatorsChanged func() <-chan struct{}
+	// Coordinators returns the addresses of all coordinators, of which every host is told, or none while it cannot be sure: hosts then keep
+	// those that they know. It may take a while; nil tells none. Hosts that run for years would otherwise know only those that were there
+	// when they joined.
+	Coordinators func(ctx context.Context) []string
 	// LostGrace is how long a host whose connection ended may take to come back before it is down; default 5 s.
 	LostGrace time.Duration
 	// BeatTimeout is how long a connected host may be silent before it is down; default 30 s.
@@ -62,7 +61,7 @@ type Hosts struct {
 	connected chan struct{}
 	// moved is closed and replaced when anything changed that Lead must look at.
 	moved chan struct{}
-	// coordinators as the hosts are told, and relisted is closed and replaced when they have changed.
+	// coordinators as hosts are told, empty while unsure; relisted is closed and replaced when hosts must be told of others.
 	coordinators []string
 	relisted     chan struct{}
 }

@@ -53,8 +53,7 @@ func (h *Hosts) Serve(ctx context.Context, l net.Listener) error {
 	defer links.Wait()
 	defer cancel()
 	if h.opts.Coordinators != nil {
-		changed := h.list() // before the first host asks
-		links.Go(func() { h.keepListing(ctx, changed) })
+		links.Go(func() { h.keepListing(ctx) })
 	}
 	for {
 		conn, err := l.Accept()

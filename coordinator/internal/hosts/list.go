@@ -7,48 +7,44 @@ import (
 )
 
 const (
-	// listEvery gathers changes: every host's watch is opened anew for one.
-	listEvery = time.Second
+	// listEvery is how often Serve asks who the coordinators are. It asks again and again, because a coordinator that is cut off must stop
+	// telling what it believes, and nothing announces that.
+	listEvery = 2 * time.Second
 	// mostListed is how many coordinators a host takes.
 	mostListed = 16
 )
 
-// listed returns the coordinators that a host is told of, and a channel that is closed when they are no longer those.
+// listed returns the coordinators that a host is told of, and a channel that is closed when it must be told of others.
 func (h *Hosts) listed() ([]string, <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.coordinators, h.relisted
 }
 
-// list looks who the coordinators are, and returns a channel that is closed when it is time to look again.
-func (h *Hosts) list() <-chan struct{} {
-	changed := h.opts.CoordinatorsChanged()
-	now := slices.Clone(h.opts.Coordinators())
+// keepListing follows who the coordinators are, until ctx ends.
+func (h *Hosts) keepListing(ctx context.Context) {
+	again := time.NewTicker(listEvery)
+	defer again.Stop()
+	for {
+		h.list(ctx)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (h *Hosts) list(ctx context.Context) {
+	now := slices.Clone(h.opts.Coordinators(ctx))
 	now = now[:min(len(now), mostListed)]
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !slices.Equal(now, h.coordinators) {
-		h.coordinators = now
-		wake(&h.relisted)
+	if slices.Equal(now, h.coordinators) {
+		return
 	}
-	return changed
-}
-
-// keepListing looks again at every change, until ctx ends.
-func (h *Hosts) keepListing(ctx context.Context, changed <-chan struct{}) {
-	pause := time.NewTicker(listEvery)
-	defer pause.Stop()
-	for {
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			return
-		}
-		changed = h.list()
+	h.coordinators = now
+	if len(now) > 0 { // to be told of none is no news to a host
+		wake(&h.relisted)
 	}
 }
