@@ -46,7 +46,7 @@ type Servers struct {
 
 // New returns the servers.
 func New(options Options) *Servers {
-	b := &backend{Options: options, log: options.Logger.With("component", "api"), planner: &runbook.Planner{Conn: options.Hosts.Conn}}
+	b := &backend{Options: options, log: options.Logger.With("component", "api"), planner: &runbook.Planner{Conn: options.Hosts.Await}}
 	return &Servers{
 		Host: &HostServer{backend: b}, Stack: &StackServer{backend: b}, Run: &RunServer{backend: b}, Cluster: &ClusterServer{backend: b}, Enroll: &EnrollServer{backend: b}, Secret: &SecretServer{backend: b},
 	}

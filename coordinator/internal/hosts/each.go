@@ -47,12 +47,12 @@ func ask[T any](ctx context.Context, h *Hosts, host string, timeout time.Duratio
 	if ctx.Err() != nil {
 		return Answer[T]{Host: host, Err: context.Cause(ctx)}
 	}
-	cc, err := h.Conn(host)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	cc, err := h.Await(ctx, host)
 	if err != nil {
 		return Answer[T]{Host: host, Err: err}
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	value, err := call(ctx, host, cc)
 	if err != nil {
 		return Answer[T]{Host: host, Err: err}

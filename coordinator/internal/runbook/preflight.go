@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -37,7 +36,7 @@ func (p *Planner) each(ctx context.Context, hosts []string, ask func(ctx context
 	group.SetLimit(askLimit)
 	for _, host := range hosts {
 		group.Go(func() error {
-			client, err := p.client(host)
+			client, err := p.client(ctx, host)
 			if err != nil {
 				return err
 			}
@@ -47,9 +46,8 @@ func (p *Planner) each(ctx context.Context, hosts []string, ask func(ctx context
 	return group.Wait()
 }
 
-func (p *Planner) client(host string) (agentv1.ContainerServiceClient, error) {
-	var conn grpc.ClientConnInterface
-	conn, err := p.Conn(host)
+func (p *Planner) client(ctx context.Context, host string) (agentv1.ContainerServiceClient, error) {
+	conn, err := p.Conn(ctx, host)
 	if err != nil {
 		return nil, hostDown(host, err)
 	}
@@ -124,7 +122,7 @@ func (c *candidate) imageNames() []string {
 func (p *Planner) resolve(ctx context.Context, hosts []string, image string) (*agentv1.ResolveImageResponse, error) {
 	var last error
 	for _, host := range hosts {
-		client, err := p.client(host)
+		client, err := p.client(ctx, host)
 		if err != nil {
 			last = err
 			continue

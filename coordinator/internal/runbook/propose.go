@@ -21,8 +21,8 @@ import (
 
 // Planner makes proposals from the present state and from what the hosts say. It changes nothing.
 type Planner struct {
-	// Conn returns the connection to a host's agent, or an error while there is none.
-	Conn func(host string) (grpc.ClientConnInterface, error)
+	// Conn returns the connection to a host's agent, waiting a while for a host that is up; an error if there is none.
+	Conn func(ctx context.Context, host string) (grpc.ClientConnInterface, error)
 }
 
 // Proposal is a plan with what it puts in place, ready to be started.
