@@ -98,7 +98,9 @@ func (e *engine) Stop(ctx context.Context, name string, grace time.Duration) (in
 	return 143, errors.Join(e.call("stop %s %s", name, grace), e.wait(ctx))
 }
 
-func (e *engine) Remove(_ context.Context, name string) error { return e.call("remove %s", name) }
+func (e *engine) Remove(_ context.Context, id, name string, ownRunOnly bool) error {
+	return e.call("remove %s %s %t", id, name, ownRunOnly)
+}
 
 // proxy is a route driver.
 type proxy struct{}
@@ -227,7 +229,11 @@ func TestEveryOperationIsPerformedOnceAndAnsweredAgain(t *testing.T) {
 			&agentv1.StopContainerRequest{Operation: operation("a"), Name: "n", Grace: durationpb.New(3 * time.Second)},
 			&agentv1.StopContainerResponse{ExitCode: 143}, "stop n 3s",
 		},
-		{agentv1.ContainerService_RemoveContainer_FullMethodName, &agentv1.RemoveContainerRequest{Operation: operation("a"), Name: "n"}, &agentv1.RemoveContainerResponse{}, "remove n"},
+		{agentv1.ContainerService_RemoveContainer_FullMethodName, &agentv1.RemoveContainerRequest{Operation: operation("a"), Name: "n"}, &agentv1.RemoveContainerResponse{}, "remove a n false"},
+		{
+			agentv1.ContainerService_RemoveContainer_FullMethodName,
+			&agentv1.RemoveContainerRequest{Operation: operation("a"), Name: "n", OwnRunOnly: true}, &agentv1.RemoveContainerResponse{}, "remove a n true",
+		},
 		{
 			agentv1.RouteService_UpdateRoute_FullMethodName,
 			&agentv1.UpdateRouteRequest{Operation: operation("a"), Route: &agentv1.Route{Name: "r"}, Add: []string{"127.0.0.1:80"}},

@@ -29,8 +29,8 @@ type Containers interface {
 	Drain(ctx context.Context, req *agentv1.DrainContainerRequest) (*agentv1.DrainContainerResponse, error)
 	// Stop stops a container; a grace of 0 is the container's own.
 	Stop(ctx context.Context, name string, grace time.Duration) (exitCode int32, err error)
-	// Remove removes a container if it is there.
-	Remove(ctx context.Context, name string) error
+	// Remove removes a container if it is there; with ownRunOnly, only if the run of the operation created it.
+	Remove(ctx context.Context, operationID, name string, ownRunOnly bool) error
 }
 
 // containerServer serves ContainerService.
@@ -128,6 +128,6 @@ func (s *containerServer) StopContainer(ctx context.Context, req *agentv1.StopCo
 // RemoveContainer removes a container.
 func (s *containerServer) RemoveContainer(ctx context.Context, req *agentv1.RemoveContainerRequest) (*agentv1.RemoveContainerResponse, error) {
 	return perform(ctx, s.base, req, func(ctx context.Context) (*agentv1.RemoveContainerResponse, error) {
-		return &agentv1.RemoveContainerResponse{}, s.containers.Remove(ctx, req.GetName())
+		return &agentv1.RemoveContainerResponse{}, s.containers.Remove(ctx, req.GetOperation().GetId(), req.GetName(), req.GetOwnRunOnly())
 	})
 }

@@ -39,7 +39,7 @@ func (e *Engine) Check(ctx context.Context, req *agentv1.CheckContainersRequest)
 type check struct {
 	e        *Engine
 	replaced []string
-	running  []container.Summary
+	all      []container.Summary
 	networks []network.Summary
 	info     *system.Info // read only if a spec wants GPUs.
 	claimed  []claim
@@ -54,7 +54,7 @@ type claim struct {
 
 func (c *check) load(ctx context.Context, specs []*agentv1.ContainerSpec) error {
 	return c.e.read(ctx, func(ctx context.Context) (err error) {
-		if c.running, err = c.e.docker.ContainerList(ctx, container.ListOptions{}); err != nil {
+		if c.all, err = c.e.docker.ContainerList(ctx, container.ListOptions{All: true}); err != nil {
 			return err
 		}
 		if c.networks, err = c.e.docker.NetworkList(ctx, network.ListOptions{Filters: filters.NewArgs()}); err != nil {
@@ -94,6 +94,9 @@ func (c *check) spec(ctx context.Context, spec *agentv1.ContainerSpec) error {
 	if err := c.failed(name, c.e.policy.admit(spec, c.e.guarded())); err != nil {
 		return err
 	}
+	if err := c.failed(name, c.name(name)); err != nil {
+		return err
+	}
 	for _, p := range spec.GetPorts() {
 		if err := c.port(ctx, spec, p); err != nil {
 			return err
@@ -116,6 +119,24 @@ func (c *check) spec(ctx context.Context, spec *agentv1.ContainerSpec) error {
 	return nil
 }
 
+// name fails if a container has the name that will not be gone.
+func (c *check) name(name string) error {
+	if slices.Contains(c.replaced, name) {
+		return nil
+	}
+	for _, other := range c.all {
+		if slices.Contains(other.Names, "/"+name) && other.State != container.StateRemoving {
+			return c.e.nameTaken(name, other.State, other.Labels[labelOperation], other.Image)
+		}
+	}
+	return nil
+}
+
+// runs says that a container holds its ports.
+func runs(c container.Summary) bool {
+	return c.State == container.StateRunning || c.State == container.StatePaused || c.State == container.StateRestarting
+}
+
 func (c *check) port(ctx context.Context, spec *agentv1.ContainerSpec, p *agentv1.PortBinding) error {
 	name, port, ip, proto := spec.GetName(), p.GetHostPort(), c.e.hostIP(p), p.GetProtocol()
 	if proto == "" {
@@ -135,17 +156,17 @@ func (c *check) port(ctx context.Context, spec *agentv1.ContainerSpec, p *agentv
 	c.claimed = append(c.claimed, claim{ip: ip, proto: proto, name: name, port: port})
 
 	ours := false
-	for _, other := range c.running {
-		if !publishes(other, ip, port, proto) {
+	for _, other := range c.all {
+		if !runs(other) || !publishes(other, ip, port, proto) {
 			continue
 		}
-		if !slices.Contains(c.replaced, nameOf(other)) {
+		if nameOf(other) != name && !slices.Contains(c.replaced, nameOf(other)) {
 			c.problem(name, taken, "port %s/%s of host %s is taken by container %s: free it, or give the service another port", address, proto, c.e.name, nameOf(other))
 			return nil
 		}
 		ours = true
 	}
-	if ours { // it is bound, by a container that will be gone.
+	if ours { // it is bound, by a container that will be gone, or must go for its name.
 		return nil
 	}
 	switch err := tryBind(ctx, ip, port, proto); {

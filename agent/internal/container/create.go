@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -68,7 +69,7 @@ func (e *Engine) adopt(ctx context.Context, operationID string, spec *agentv1.Co
 		}
 		owner, host := found.Config.Labels[labelOperation], found.Config.Labels[labelHost]
 		if host != e.name || !sameStep(owner, operationID) {
-			return "", nameTaken(found, name, owner)
+			return "", e.nameTaken(name, found.State.Status, owner, found.Config.Image)
 		}
 		if found.State.Status == container.StateDead {
 			if err := e.remove(ctx, found.ID); err != nil {
@@ -84,14 +85,14 @@ func (e *Engine) adopt(ctx context.Context, operationID string, spec *agentv1.Co
 	}
 }
 
-func nameTaken(found container.InspectResponse, name, owner string) error {
+func (e *Engine) nameTaken(name, state, owner, image string) error {
 	whose := "which Muster did not create"
 	if owner != "" {
-		whose = "created by operation " + owner
+		whose = fmt.Sprintf("created by operation %s, see musterctl run show %s", owner, runOf(owner))
 	}
 	return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_NAME_TAKEN, true,
-		"a container %q exists (%s, %s, image %s): remove or rename it (docker rename %s %s.old), then try again",
-		name, found.State.Status, whose, found.Config.Image, name, name)
+		"a container %q exists on host %s (%s, %s, image %s): remove it there (docker rm -f %s) or rename it (docker rename %s %s.old), then try again",
+		name, e.name, state, whose, image, name, name, name)
 }
 
 // sameStep says that two operations are attempts of one step: their ids run/step/attempt differ at most in the attempt.

@@ -154,7 +154,7 @@ func TestHostsOfOneEngineAreApart(t *testing.T) {
 	}
 	_, err = b.Stop(t.Context(), spec.GetName(), 0)
 	wantFailure(t, err, agentv1.FailureReason_FAILURE_REASON_REFUSED, true, spec.GetName())
-	wantFailure(t, b.Remove(t.Context(), spec.GetName()), agentv1.FailureReason_FAILURE_REASON_REFUSED, true)
+	wantFailure(t, b.Remove(t.Context(), "run/remove/1", spec.GetName(), false), agentv1.FailureReason_FAILURE_REASON_REFUSED, true)
 }
 
 func TestNetworkIsMadeOnceByManyAgents(t *testing.T) {
@@ -196,7 +196,7 @@ func TestStartStopRemoveRepeat(t *testing.T) {
 		}
 	}
 	for i := range 2 {
-		if err := h.Remove(t.Context(), spec.GetName()); err != nil {
+		if err := h.Remove(t.Context(), "run/remove/1", spec.GetName(), false); err != nil {
 			t.Errorf("remove %d: %v", i+1, err)
 		}
 	}
@@ -288,7 +288,7 @@ func TestSecretsAndConfigs(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantFailure(t, h.Start(t.Context(), spec.GetName()), agentv1.FailureReason_FAILURE_REASON_INVALID, true, "/run/secrets/jwt", "is gone")
-	if err := h.Remove(t.Context(), spec.GetName()); err != nil {
+	if err := h.Remove(t.Context(), "run/remove/1", spec.GetName(), false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {

@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
@@ -111,13 +112,21 @@ func (e *Engine) stop(ctx context.Context, id string, grace time.Duration) error
 	return err
 }
 
-// Remove removes a container, its anonymous volumes, and its files. One that runs is stopped first; one that is gone is left alone.
-func (e *Engine) Remove(ctx context.Context, name string) error {
+// Remove removes a container, its anonymous volumes, and its files. One that runs is stopped first; one that is gone is left alone. With
+// ownRunOnly, so is one that the run of the operation did not create: what takes a creation back that never happened must not hit what was
+// in its way.
+func (e *Engine) Remove(ctx context.Context, operationID, name string, ownRunOnly bool) error {
 	unlock, err := e.names.lock(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if ownRunOnly {
+		foreign, err := e.foreign(ctx, operationID, name)
+		if foreign || err != nil {
+			return err
+		}
+	}
 	found, err := e.owned(ctx, name)
 	if err != nil && !notFound(err) {
 		return err
@@ -136,6 +145,29 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 		return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_ENGINE, false, "%s", err)
 	}
 	return nil
+}
+
+// foreign says that there is a container which another run than the operation's created, or nobody of Muster's.
+func (e *Engine) foreign(ctx context.Context, operationID, name string) (bool, error) {
+	found, _, err := e.inspect(ctx, name)
+	if notFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	owner := found.Config.Labels[labelOperation]
+	if run := runOf(owner); run != "" && run == runOf(operationID) && found.Config.Labels[labelHost] == e.name {
+		return false, nil
+	}
+	e.log.Info("container is not the run's own and stays", "container", name, "operation", operationID, "created_by", owner)
+	return true, nil
+}
+
+// runOf is the run that an operation belongs to: ids are run/step/attempt.
+func runOf(operationID string) string {
+	run, _, _ := strings.Cut(operationID, "/")
+	return run
 }
 
 // remove returns when the engine has the container no longer. A removal that another request began is awaited.

@@ -300,7 +300,7 @@ func newHost(t *testing.T, policy container.Policy) *host {
 			if _, err := engine.Stop(ctx, c.GetName(), time.Second); err != nil {
 				t.Error(err)
 			}
-			if err := engine.Remove(ctx, c.GetName()); err != nil {
+			if err := engine.Remove(ctx, "cleanup/remove/1", c.GetName(), false); err != nil {
 				t.Error(err)
 			}
 		}

@@ -133,7 +133,7 @@ func TestDaemonIsAwayForEveryAction(t *testing.T) {
 	if all := list(t, h); len(all) != 1 || all[0].GetState() != "exited" {
 		t.Errorf("got %v, want the one container, still stopped: a restarted daemon must not start it", all)
 	}
-	away("remove", func(ctx context.Context) error { return h.Remove(ctx, spec.GetName()) })
+	away("remove", func(ctx context.Context) error { return h.Remove(ctx, "run/remove/1", spec.GetName(), false) })
 	if all := list(t, h); len(all) != 0 {
 		t.Errorf("got %v, want nothing", all)
 	}
