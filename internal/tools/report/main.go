@@ -65,8 +65,24 @@ type report struct {
 	passed, skipped, failed int
 	packages, broken        int      // broken packages did not build or did not end as they should
 	lines                   []string // go test's line about each package
-	skips                   []string // skipped tests with their reasons
+	skips                   []skip
 	failures                []string // failed tests
+}
+
+// skip is what a package skipped for one reason.
+type skip struct {
+	pkg, reason string
+	tests       []string
+}
+
+func (r *report) skip(pkg, name, why string) {
+	for i, s := range r.skips {
+		if s.pkg == pkg && s.reason == why {
+			r.skips[i].tests = append(s.tests, name)
+			return
+		}
+	}
+	r.skips = append(r.skips, skip{pkg, why, []string{name}})
 }
 
 // read consumes the events until the end. Lines that are no event are printed as they are: go test writes some before the first test.
@@ -115,7 +131,7 @@ func (r *report) endTest(e event) {
 		r.passed++
 	case "skip":
 		r.skipped++
-		r.skips = append(r.skips, fmt.Sprintf("%s (%s): %s", e.Test, short(e.Package), reason(text)))
+		r.skip(short(e.Package), e.Test, reason(text))
 	case "fail":
 		r.failed++
 		r.failures = append(r.failures, fmt.Sprintf("%s (%s)", e.Test, short(e.Package)))
@@ -168,8 +184,8 @@ func (r *report) endPackage(e event) {
 // closing returns what the run ends with: what was skipped, what failed, and the sum.
 func (r *report) closing(name, note string) string {
 	var b strings.Builder
-	for _, skip := range r.skips {
-		fmt.Fprintf(&b, "%s: skipped %s\n", name, skip)
+	for _, s := range r.skips {
+		fmt.Fprintf(&b, "%s: skipped in %s: %s (%s)\n", name, s.pkg, s.reason, strings.Join(s.tests, " "))
 	}
 	for _, failure := range r.failures {
 		fmt.Fprintf(&b, "%s: FAILED %s\n", name, failure)

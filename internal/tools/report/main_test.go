@@ -18,11 +18,13 @@ func TestReport(t *testing.T) {
 			name: "pass and skip",
 			in: `{"Action":"output","Package":"` + module + `a","Test":"TestA","Output":"    a_test.go:7: needs root\n"}
 {"Action":"skip","Package":"` + module + `a","Test":"TestA"}
+{"Action":"output","Package":"` + module + `a","Test":"TestC","Output":"    a_test.go:9: needs root\n"}
+{"Action":"skip","Package":"` + module + `a","Test":"TestC"}
 {"Action":"pass","Package":"` + module + `a","Test":"TestB"}
 {"Action":"output","Package":"` + module + `a","Output":"ok  \t` + module + `a\t0.010s\n"}
 {"Action":"pass","Package":"` + module + `a"}
 `,
-			want: []string{"ok  \t" + module + "a\t0.010s\n", "x: skipped TestA (a): needs root\n", "x: ok: 1 tests passed, 0 failed, 1 skipped in 1 packages\n"},
+			want: []string{"ok  \t" + module + "a\t0.010s\n", "x: skipped in a: needs root (TestA TestC)\n", "x: ok: 1 tests passed, 0 failed, 2 skipped in 1 packages\n"},
 		},
 		{
 			name: "a failure shows its output",
