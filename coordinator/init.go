@@ -21,6 +21,7 @@ import (
 	"github.com/spheroseg/muster/coordinator/internal/api"
 	"github.com/spheroseg/muster/coordinator/internal/cluster"
 	"github.com/spheroseg/muster/coordinator/internal/state"
+	"github.com/spheroseg/muster/internal/durable"
 	"github.com/spheroseg/muster/internal/identity"
 	"github.com/spheroseg/muster/internal/mtls"
 	"github.com/spheroseg/muster/internal/rpcerr"
@@ -189,9 +190,39 @@ func ReadToken(file string, stdin io.Reader) (string, error) {
 	if file == "" {
 		return "", errors.New("--token-file is empty: give the file that holds the token, or - for standard input")
 	}
-	raw, err := os.ReadFile(file)
+	f, err := os.Open(file)
+	if err != nil {
+		return "", fmt.Errorf("the token: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", fmt.Errorf("the token: %w", err)
+	}
+	// A pipe is between two processes, whatever its mode says: `--token-file <(…)`.
+	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
+		return "", fmt.Errorf("the token file %s is readable by others (mode %#o): run `chmod 600 %s`, and make a new token if others had access",
+			file, mode.Perm(), file)
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, tokenFileLimit))
 	if err != nil {
 		return "", fmt.Errorf("the token: %w", err)
 	}
 	return strings.TrimSpace(string(raw)), nil
+}
+
+// WriteToken writes a join token into a file that only its owner can read, also if the file was there with another mode.
+func WriteToken(file, token string) error {
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() { // a pipe or a terminal is written to, not replaced
+		f, err := os.OpenFile(file, os.O_WRONLY, 0)
+		if err != nil {
+			return fmt.Errorf("the token: %w", err)
+		}
+		_, err = fmt.Fprintln(f, token)
+		return errors.Join(err, f.Close())
+	}
+	if err := durable.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+		return fmt.Errorf("the token: %w", err)
+	}
+	return nil
 }

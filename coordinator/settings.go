@@ -10,10 +10,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/spheroseg/muster/internal/durable"
 	"github.com/spheroseg/muster/internal/identity"
 )
 
@@ -45,7 +47,7 @@ func (s Settings) validate() error {
 		return fmt.Errorf("--listen %q is no address like :7443: %w", s.Listen, err)
 	}
 	host, port, err := net.SplitHostPort(s.Advertise)
-	if err != nil || host == "" || port == "" || port == "0" {
+	if n, notNumber := strconv.ParseUint(port, 10, 16); err != nil || host == "" || notNumber != nil || n == 0 {
 		return fmt.Errorf("--advertise %q must be the host:port at which the other coordinators and the agents reach this one", s.Advertise)
 	}
 	if s.HTTPListen != "" {
@@ -76,7 +78,7 @@ func saveSettings(dir string, settings Settings) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, settingsFile), raw, 0o600)
+	return durable.WriteFile(filepath.Join(dir, settingsFile), raw, 0o600)
 }
 
 func loadSettings(dir string) (Settings, error) {
@@ -97,39 +99,13 @@ func loadSettings(dir string) (Settings, error) {
 	return settings, settings.validate()
 }
 
-// writeFile replaces a file in one step that survives a crash.
-func writeFile(path string, content []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if err := f.Chmod(mode); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if _, err := f.Write(content); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
 // newUnlockKey makes the key that seals this coordinator's log and snapshots on its disk.
 func newUnlockKey(path string) ([]byte, error) {
 	key := make([]byte, unlockKeySize)
 	if _, err := rand.Read(key); err != nil {
 		return nil, err
 	}
-	return key, writeFile(path, []byte(hex.EncodeToString(key)+"\n"), 0o600)
+	return key, durable.WriteFile(path, []byte(hex.EncodeToString(key)+"\n"), 0o600)
 }
 
 func loadUnlockKey(path string) ([]byte, error) {

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"github.com/spheroseg/muster/internal/durable"
 )
 
 // The files of a directory of credentials.
@@ -92,7 +94,7 @@ func SaveCredentials(dir string, key *ecdsa.PrivateKey, chain, roots [][]byte) e
 		{ChainFile, 0o644, pemCertificate, chain},
 	}
 	for _, f := range files {
-		if err := writeFile(dir, f.name, f.mode, encodePEM(f.kind, f.ders)); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, f.name), encodePEM(f.kind, f.ders), f.mode); err != nil {
 			return fmt.Errorf("save credentials: %w", err)
 		}
 	}
@@ -228,37 +230,4 @@ func readPEM(path, kind string, forbidden os.FileMode) ([][]byte, error) {
 		return nil, fmt.Errorf("%s holds no %q", path, kind)
 	}
 	return ders, nil
-}
-
-// writeFile replaces a file so that after a crash it is the old or the new one, whole.
-func writeFile(dir, name string, mode os.FileMode, data []byte) error {
-	f, err := os.CreateTemp(dir, "."+name+".*")
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(fill(f, mode, data), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return syncDir(dir)
-}
-
-func fill(f *os.File, mode os.FileMode, data []byte) error {
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -47,8 +46,8 @@ func initCommand() *cobra.Command {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), token)
 				return err
 			}
-			if err := os.WriteFile(tokenFile, []byte(token+"\n"), 0o600); err != nil {
-				return fmt.Errorf("write the administrator's token: %w", err)
+			if err := coordinator.WriteToken(tokenFile, token); err != nil {
+				return err
 			}
 			_, err = fmt.Fprintf(cmd.ErrOrStderr(), "Start it:   muster-coordinator run --data-dir %s\nThen log in: musterctl login --coordinator %s --token-file %s\n", o.DataDir, o.Advertise, tokenFile)
 			return err
@@ -65,7 +64,7 @@ func joinCommand() *cobra.Command {
 	var tokenFile string
 	cmd := &cobra.Command{
 		Use: "join", Short: "Get an identity for a further coordinator", Args: cobra.NoArgs,
-		Example: "  musterctl operator raft token > token\n  muster-coordinator join --name c2 --advertise c2.example:7443 --coordinator c1.example:7443 --token-file token",
+		Example: "  musterctl operator raft token | muster-coordinator join --name c2 --advertise c2.example:7443 --coordinator c1.example:7443 --token-file -",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if o.Token, err = coordinator.ReadToken(tokenFile, cmd.InOrStdin()); err != nil {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/spheroseg/muster/internal/durable"
 	raftv1 "github.com/spheroseg/muster/proto/gen/muster/raft/v1"
 )
 
@@ -48,7 +49,7 @@ func Bootstrap(ctx context.Context, o Options, first *raftv1.Command) error {
 	if err := os.Rename(dir, final); err != nil {
 		return fmt.Errorf("finish the founding: %w", err)
 	}
-	return syncDir(o.DataDir)
+	return durable.SyncDir(o.DataDir)
 }
 
 func found(ctx context.Context, o *Options, s *sealer, dir string, first *raftv1.Command) (err error) {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+
+	"github.com/spheroseg/muster/internal/durable"
 )
 
 // ErrSealKey is returned when the data directory was sealed with another key.
@@ -58,7 +60,11 @@ func claimDir(dir, id string, s *sealer) error {
 			return fmt.Errorf("make the raft directory: %w", err)
 		}
 		m := member{Format: memberFormat, ClusterID: s.cluster, ID: id, Check: seal(s.check, []byte(id), s.memberContext(id))}
-		return writeJSON(path, m)
+		raw, err := json.Marshal(m)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", path, err)
+		}
+		return durable.WriteFile(path, raw, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("read whose directory this is: %w", err)
@@ -77,38 +83,6 @@ func claimDir(dir, id string, s *sealer) error {
 	}
 	if _, err := unseal(s.check, m.Check, s.memberContext(id)); err != nil {
 		return fmt.Errorf("%w: %s was sealed with another key; give the key that it was created with", ErrSealKey, dir)
-	}
-	return nil
-}
-
-// writeJSON writes a file so that after a crash it is whole or absent.
-func writeJSON(path string, v any) (err error) {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", path, err)
-	}
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	_, err = f.Write(raw)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	return nil
 }

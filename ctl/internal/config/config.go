@@ -13,6 +13,8 @@ import (
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/spheroseg/muster/internal/durable"
 )
 
 // Context is one cluster, as one identity.
@@ -102,17 +104,8 @@ func (f *File) Save(path string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("save configuration: %w", err)
 	}
-	tmp, err := os.CreateTemp(dir, ".config-*") // with mode 0600
-	if err != nil {
+	if err := durable.WriteFile(path, raw, 0o600); err != nil {
 		return fmt.Errorf("save configuration: %w", err)
-	}
-	_, err = tmp.Write(raw)
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("save configuration: %w", errors.Join(err, os.Remove(tmp.Name())))
 	}
 	return nil
 }
