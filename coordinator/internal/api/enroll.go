@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"strconv"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -21,6 +22,9 @@ import (
 
 // CertificateLife of every identity. Certificates are not renewed yet, so it is long.
 const CertificateLife = 365 * 24 * time.Hour
+
+// addressLimit is what a host name and a port can have.
+const addressLimit = 255
 
 // EnrollServer serves EnrollService.
 type EnrollServer struct {
@@ -58,6 +62,9 @@ func (s *EnrollServer) join(ctx context.Context, req *coordinatorv1.JoinRequest)
 	if err := identity.ValidName(name); err != nil {
 		return nil, err
 	}
+	if err := checkAddress(token.GetRole(), req.GetAddress()); err != nil {
+		return nil, err
+	}
 	id := identity.ID{Cluster: view.Meta().GetClusterId(), Role: token.GetRole(), Name: name}
 	var names []string
 	if id.Role == accessv1.Role_ROLE_COORDINATOR {
@@ -82,6 +89,27 @@ func (s *EnrollServer) join(ctx context.Context, req *coordinatorv1.JoinRequest)
 		CertificateChain: certificate.Chain, CaBundle: [][]byte{view.Meta().GetAuthority().GetRoot().GetCertificate()}, Identity: id.String(),
 		ClusterId: id.Cluster, Coordinators: coordinators(s.State.View().Identities(), id), ExpiresAt: timestamppb.New(certificate.NotAfter),
 	}, nil
+}
+
+// checkAddress refuses an address that nobody could dial. The state, which knows them all, refuses one that another coordinator has.
+func checkAddress(role accessv1.Role, address string) error {
+	if role != accessv1.Role_ROLE_COORDINATOR {
+		if address != "" {
+			return invalid("only coordinators have an address, this has %.64q", address)
+		}
+		return nil
+	}
+	if len(address) > addressLimit {
+		return invalid("the address has %d bytes: at most %d are allowed", len(address), addressLimit)
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" {
+		return invalid("address %q is no host:port at which others reach the coordinator", address)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return invalid("address %q has the port %q: it must be a number from 1 to 65535", address, port)
+	}
+	return nil
 }
 
 // CertificateHosts returns the names under which ordinary TLS clients reach a coordinator that is advertised at an address.

@@ -47,10 +47,13 @@ func refusalError(refusal *raftv1.CommandError) error {
 	return rpcerr.New(refusalCode(reason), reason, "%s", refusal.GetMessage())
 }
 
+// refusalCode is the code that tells a program which knows no reasons whether and how to go on. Codes of errors that are not the state's are
+// the same, wherever they are made.
 func refusalCode(reason coordinatorv1.ErrorReason) codes.Code {
 	switch reason {
 	case coordinatorv1.ErrorReason_ERROR_REASON_RUN_NOT_FOUND, coordinatorv1.ErrorReason_ERROR_REASON_HOST_NOT_FOUND,
-		coordinatorv1.ErrorReason_ERROR_REASON_STACK_NOT_FOUND:
+		coordinatorv1.ErrorReason_ERROR_REASON_STACK_NOT_FOUND, coordinatorv1.ErrorReason_ERROR_REASON_RELEASE_NOT_FOUND,
+		coordinatorv1.ErrorReason_ERROR_REASON_IMAGE_NOT_FOUND, coordinatorv1.ErrorReason_ERROR_REASON_SECRET_NOT_FOUND:
 		return codes.NotFound
 	case coordinatorv1.ErrorReason_ERROR_REASON_INVALID, coordinatorv1.ErrorReason_ERROR_REASON_STACK_INVALID:
 		return codes.InvalidArgument
@@ -58,8 +61,20 @@ func refusalCode(reason coordinatorv1.ErrorReason) codes.Code {
 		return codes.Aborted
 	case coordinatorv1.ErrorReason_ERROR_REASON_REQUEST_REUSED:
 		return codes.AlreadyExists
-	case coordinatorv1.ErrorReason_ERROR_REASON_JOIN_DENIED:
+	case coordinatorv1.ErrorReason_ERROR_REASON_JOIN_DENIED, coordinatorv1.ErrorReason_ERROR_REASON_NOT_ALLOWED:
 		return codes.PermissionDenied
+	case coordinatorv1.ErrorReason_ERROR_REASON_UNKNOWN_IDENTITY:
+		return codes.Unauthenticated
+	case coordinatorv1.ErrorReason_ERROR_REASON_NO_LEADER, coordinatorv1.ErrorReason_ERROR_REASON_STALE:
+		return codes.Unavailable
+	case coordinatorv1.ErrorReason_ERROR_REASON_TOO_LARGE, coordinatorv1.ErrorReason_ERROR_REASON_RATE_LIMITED:
+		return codes.ResourceExhausted
+	case coordinatorv1.ErrorReason_ERROR_REASON_COMPACTED:
+		return codes.OutOfRange
+	case coordinatorv1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN:
+		return codes.Unknown
+	case coordinatorv1.ErrorReason_ERROR_REASON_UNSPECIFIED:
+		return codes.Internal // nobody foresaw it
 	}
 	return codes.FailedPrecondition
 }
