@@ -40,10 +40,10 @@ func (u *rollingUpdate) measure(ctx context.Context, out io.Writer, parallelism,
 			return err
 		}
 		_, _ = fmt.Fprintf(u.notes, "%s %d/%d: muster %.2f s, %d failed %v; swarm %.2f s, %d failed; floor %.2f s; muster with HEALTHCHECK %.2f s\n",
-			name, i+1, runs, ours.wall.Seconds(), ours.failed, ours.errs, theirs.wall.Seconds(), theirs.failed, least.Seconds(), same.wall.Seconds())
+			name, i+1, runs, ours.wall.Seconds(), ours.failed, ours.errs, theirs.wall.Seconds(), theirs.failed, least.wall.Seconds(), same.wall.Seconds())
 		wall, failed = append(wall, ours.wall.Seconds()), append(failed, float64(ours.failed))
 		swarmWall, swarmFailed = append(swarmWall, theirs.wall.Seconds()), append(swarmFailed, float64(theirs.failed))
-		floor, gated = append(floor, least.Seconds()), append(gated, same.wall.Seconds())
+		floor, gated = append(floor, least.wall.Seconds()), append(gated, same.wall.Seconds())
 	}
 	report(out, name, "wall", "s", "swarm", wall, swarmWall)
 	report(out, name, "wall", "s", "floor", wall, floor)
@@ -65,43 +65,44 @@ func (u *rollingUpdate) sameGate(ctx context.Context, parallelism int) (sample, 
 }
 
 // floor measures what the engines need for the least that an update is: for each instance, in groups of the parallelism, create a container, start it
-// until it is ready, and stop an old one. The containers are published and networked as Muster's are.
-func (u *rollingUpdate) floor(ctx context.Context, parallelism int) (took time.Duration, err error) {
-	var old []part
+// until it is ready, and stop an old one. The containers are published and networked as Muster's are, and Muster's stack gets the same load meanwhile.
+func (u *rollingUpdate) floor(ctx context.Context, parallelism int) (s sample, err error) {
+	var parts []part
 	defer func() {
-		for _, p := range old {
+		for _, p := range parts {
 			if p.id != "" {
 				err = errors.Join(err, p.engine.Remove(ctx, p.id))
 			}
 		}
 	}()
 	for i := range replicas {
-		p, err := u.instance(ctx, fmt.Sprintf("floor-old-%d", i), i)
-		old = append(old, p)
+		p, err := u.instance(ctx, "old", i)
+		parts = append(parts, p)
 		if err != nil {
-			return 0, err
+			return s, err
 		}
 	}
-	start := time.Now()
-	for first := 0; first < replicas; first += parallelism {
-		var wg sync.WaitGroup
-		errs := make([]error, parallelism)
-		fresh := make([]part, parallelism)
-		for n := range parallelism {
-			i := first + n
-			wg.Go(func() {
-				if fresh[n], errs[n] = u.instance(ctx, fmt.Sprintf("floor-new-%d", i), i); errs[n] == nil {
-					errs[n] = old[i].engine.StopContainer(ctx, old[i].id, 10*time.Second)
-				}
-			})
+	return u.loaded(ctx, u.bed.Proxy.URL, func() error {
+		for first := 0; first < replicas; first += parallelism {
+			var wg sync.WaitGroup
+			errs := make([]error, parallelism)
+			fresh := make([]part, parallelism)
+			for n := range parallelism {
+				old := parts[first+n]
+				wg.Go(func() {
+					if fresh[n], errs[n] = u.instance(ctx, "new", first+n); errs[n] == nil {
+						errs[n] = old.engine.StopContainer(ctx, old.id, 10*time.Second)
+					}
+				})
+			}
+			wg.Wait()
+			parts = append(parts, fresh...)
+			if err := errors.Join(errs...); err != nil {
+				return err
+			}
 		}
-		wg.Wait()
-		old = append(old, fresh...)
-		if err := errors.Join(errs...); err != nil {
-			return 0, err
-		}
-	}
-	return time.Since(start), nil
+		return nil
+	})
 }
 
 // part is a container of the floor.
@@ -111,13 +112,11 @@ type part struct {
 }
 
 // instance creates a container, starts it, and asks it directly until it is ready.
-func (u *rollingUpdate) instance(ctx context.Context, name string, i int) (part, error) {
+func (u *rollingUpdate) instance(ctx context.Context, age string, i int) (part, error) {
 	p := part{engine: u.bed.Engines[i%hosts]}
+	name := fmt.Sprintf("floor-%s-%d", age, i)
 	address := u.bed.Hosts[i%hosts].Address
-	port := strconv.Itoa(25000 + i)
-	if name == fmt.Sprintf("floor-new-%d", i) {
-		port = strconv.Itoa(26000 + i)
-	}
+	port := strconv.Itoa(map[string]int{"old": 25000, "new": 26000}[age] + i)
 	var err error
 	p.id, err = p.engine.Create(ctx, name, map[string]any{
 		"Image":        u.images[0].ID(),
