@@ -86,7 +86,7 @@ func TestSelector(t *testing.T) {
 	labels := map[string]string{"zone": "a", "role": "db"}
 	for selector, want := range map[string]bool{
 		"": true, "zone=a": true, "zone==a": true, "zone=b": false, "zone!=b": true, "zone!=a": false,
-		"zone=a,role=db": true, "zone=a,role=web": false, " zone = a , role != web ": true, "zone=a,,": true,
+		"zone=a,role=db": true, "zone=a,role=web": false, "zone = a , role != web": true, "zone=a,,": true,
 		"gpu=yes": false, "gpu!=yes": true, "gpu=": true, "zone=": false, "zone!=": true,
 	} {
 		matches, err := parseSelector(selector)
