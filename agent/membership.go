@@ -12,6 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/spheroseg/muster/internal/durable"
 	"github.com/spheroseg/muster/internal/identity"
 	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 )
@@ -80,23 +81,7 @@ func saveMembership(dir string, m membership) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+membershipFile+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(raw)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, membershipFile)); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.WriteFile(filepath.Join(dir, membershipFile), raw, 0o600)
 }
 
 // lockDir takes the data directory for this process, until unlock or its end.
