@@ -64,7 +64,7 @@ lint: $(tools)/buf $(tools)/golangci-lint ## Lints protos, their compatibility a
 	$(tools)/golangci-lint run ./...
 
 .PHONY: unit
-unit: $(tools)/report $(tools)/caddy # Runs the tests of every package, internal/archtest among them, with the race detector where there is a C compiler.
+unit: $(tools)/report $(tools)/caddy $(tools)/registry # Runs the tests of every package, internal/archtest among them, with the race detector where there is a C compiler.
 	@$(setup) race || true
 	@$(setup) engine || true
 	@if $(setup) --have race; then export CGO_ENABLED=1; race=-race note=; else race= note='ran without -race: there is no C compiler'; fi; \
