@@ -37,7 +37,7 @@ type Peer struct {
 }
 
 // AddMember lets a coordinator into the cluster, on the leader only (ErrNotLeader). It gets no vote until it has caught up, which the
-// leader sees to by itself. A member that is there already gets the new address and keeps its vote.
+// leader sees to by itself. A member that is there already stays as it is; it cannot change its address, as an identity cannot join twice.
 func (c *Cluster) AddMember(ctx context.Context, id, addr string) error {
 	if id == "" || addr == "" {
 		return fmt.Errorf("%w: a member needs an id and an address, got %q and %q", ErrInvalidCommand, id, addr)
@@ -55,7 +55,10 @@ func (c *Cluster) AddMember(ctx context.Context, id, addr string) error {
 		case string(s.ID) == id && string(s.Address) == addr:
 			leave()
 			return nil
-		case string(s.ID) != id && string(s.Address) == addr:
+		case string(s.ID) == id:
+			leave()
+			return fmt.Errorf("%w: member %s is at %s and cannot move to %s", ErrInvalidCommand, id, s.Address, addr)
+		case string(s.Address) == addr:
 			leave()
 			return fmt.Errorf("%w: address %s is that of member %s", ErrInvalidCommand, addr, s.ID)
 		}
