@@ -143,7 +143,8 @@ func (a *API) Containers(ctx context.Context, label string) ([]Container, error)
 	if label != "" {
 		path += "&filters=" + filter(label)
 	}
-	return list, a.do(ctx, http.MethodGet, path, nil, &list)
+	err := a.do(ctx, http.MethodGet, path, nil, &list)
+	return list, err
 }
 
 // Create makes a container from an engine's own JSON and returns its id.
