@@ -249,23 +249,6 @@ func (h *house) settled(t *testing.T, version string) {
 	}
 }
 
-// placed checks that the engines hold exactly the containers that the release assigns, running or not: no orphan and no duplicate.
-func (h *house) placed(t *testing.T) {
-	t.Helper()
-	containers, err := h.Containers(t.Context(), label)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, c := range containers {
-		names = append(names, c.Name())
-	}
-	slices.Sort(names)
-	if want := h.instances(t); !slices.Equal(names, want) {
-		t.Errorf("engines hold %v, the release assigns %v", names, want)
-	}
-}
-
 // loaded sends requests until the returned function is called, which returns what became of them.
 func (h *house) loaded(t *testing.T, keepAlive bool) (stop func() load.Report) {
 	t.Helper()

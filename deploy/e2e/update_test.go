@@ -199,8 +199,7 @@ func (h *house) pause(t *testing.T, d time.Duration) {
 }
 
 // engineKilled takes the daemon away from under the second host in the middle of an update. The run goes on when it is back: it finishes or rolls back,
-// and leaves neither an orphan nor a duplicate. A daemon that was killed stops what it finds, and Docker 20.10 starts that again only under the policy
-// always, which Muster does not give to containers; so an instance that the update had not reached may be down until the next one, which must work.
+// leaves neither an orphan nor a duplicate, and every instance of the release that is current then runs. So does the next update.
 func engineKilled(t *testing.T, h *house) {
 	before := h.version(t)
 	target := map[string]string{"v1": "v2", "v2": "v1", "v5": "v1"}[before]
@@ -220,15 +219,15 @@ func engineKilled(t *testing.T, h *house) {
 	if err := h.Muster.HostsUp(t.Context(), len(h.Hosts)); err != nil {
 		t.Error(err)
 	}
-	next := before
+	now, next := target, before
 	switch {
 	case o.code == 0:
 	case o.code == 1 && strings.Contains(o.text, "was rolled back"):
-		next = target
+		now, next = before, target
 	default:
 		t.Fatalf("musterctl ended with %d:\n%s", o.code, o.text)
 	}
-	h.placed(t)
+	h.settled(t, now)
 	h.apply(t, h.shop(next)).want(t, 0)
 	h.settled(t, next)
 }
