@@ -81,18 +81,6 @@ func (w *Witness) Names(mark int, action, prefix string) []string {
 	return names
 }
 
-// First returns the first event of the action since mark; false if there was none.
-func (w *Witness) First(mark int, action, prefix string) (Event, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, e := range w.events[mark:] {
-		if e.Action == action && strings.HasPrefix(e.Name(), prefix) {
-			return e, true
-		}
-	}
-	return Event{}, false
-}
-
 // Await waits until the action has happened n times since mark.
 func (w *Witness) Await(ctx context.Context, mark int, action, prefix string, n int) error {
 	for {

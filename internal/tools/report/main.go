@@ -67,6 +67,7 @@ type report struct {
 	lines                   []string // go test's line about each package
 	skips                   []skip
 	failures                []string // failed tests
+	first                   []string // what each failed test said first of itself
 }
 
 // skip is what a package skipped for one reason.
@@ -135,6 +136,7 @@ func (r *report) endTest(e event) {
 	case "fail":
 		r.failed++
 		r.failures = append(r.failures, fmt.Sprintf("%s (%s)", e.Test, short(e.Package)))
+		r.first = append(r.first, firstLines(text))
 		fmt.Fprint(r.out, strings.Join(text, ""))
 	}
 	if r.each && e.Action != "fail" && !strings.Contains(e.Test, "/") {
@@ -187,8 +189,8 @@ func (r *report) closing(name, note string) string {
 	for _, s := range r.skips {
 		fmt.Fprintf(&b, "%s: skipped in %s: %s (%s)\n", name, s.pkg, s.reason, strings.Join(s.tests, " "))
 	}
-	for _, failure := range r.failures {
-		fmt.Fprintf(&b, "%s: FAILED %s\n", name, failure)
+	for i, failure := range r.failures {
+		fmt.Fprintf(&b, "%s: FAILED %s\n%s", name, failure, r.first[i])
 	}
 	if note != "" {
 		fmt.Fprintf(&b, "%s: %s\n", name, note)
@@ -217,6 +219,20 @@ func isClosing(line string) bool {
 }
 
 var at = regexp.MustCompile(`^\s+\S+\.go:\d+: (.*)`)
+
+// firstLines returns the first things that a failed test said, shortened: in a long log they are far above the end, which is all that some readers get.
+func firstLines(text []string) string {
+	const lines, width = 6, 300
+	var b strings.Builder
+	said := 0
+	for _, line := range text {
+		if line = strings.TrimRight(line, "\n"); at.MatchString(line) && said < lines {
+			b.WriteString(line[:min(len(line), width)] + "\n")
+			said++
+		}
+	}
+	return b.String()
+}
 
 // reason finds what a skipped test said in its call of Skip, which is the last thing that it says.
 func reason(text []string) string {
