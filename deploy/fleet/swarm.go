@@ -10,6 +10,7 @@ import (
 
 // Swarm is Docker's own orchestrator over the engines of a bed: the peer of the benchmark.
 type Swarm struct {
+	network string
 	manager *Engine
 	engines []*Engine
 }
@@ -37,7 +38,11 @@ func (b *Bed) StartSwarm(ctx context.Context) (*Swarm, error) {
 			return nil, err
 		}
 	}
-	return s, nil
+	// A bridge of its own on every host, as the compose file's default network is on Muster's.
+	var created struct{ ID string }
+	err = s.manager.do(ctx, http.MethodPost, "/networks/create", map[string]any{"Name": "swarm-bridge", "Driver": "bridge", "Scope": "swarm"}, &created)
+	s.network = created.ID
+	return s, err
 }
 
 // SwarmService is what the benchmark sets of a service; everything else is as Muster's stack has it.
@@ -58,7 +63,7 @@ type SwarmService struct {
 	Monitor time.Duration
 }
 
-func (s SwarmService) spec() map[string]any {
+func (s SwarmService) spec(network string) map[string]any {
 	container := map[string]any{"Image": s.Image, "Env": s.Env}
 	if s.Health != nil {
 		container["Healthcheck"] = s.Health
@@ -68,7 +73,7 @@ func (s SwarmService) spec() map[string]any {
 		"TaskTemplate": map[string]any{
 			"ContainerSpec": container,
 			"RestartPolicy": map[string]any{"Condition": "any"},
-			"Networks":      []any{map[string]any{"Target": "bridge"}},
+			"Networks":      []any{map[string]any{"Target": network}},
 		},
 		"Mode": map[string]any{"Replicated": map[string]any{"Replicas": s.Replicas}},
 		"UpdateConfig": map[string]any{
@@ -83,7 +88,7 @@ func (s SwarmService) spec() map[string]any {
 // Create creates a service and returns its id.
 func (s *Swarm) Create(ctx context.Context, service SwarmService) (string, error) {
 	var created struct{ ID string }
-	err := s.manager.do(ctx, http.MethodPost, "/services/create", service.spec(), &created)
+	err := s.manager.do(ctx, http.MethodPost, "/services/create", service.spec(s.network), &created)
 	return created.ID, err
 }
 
@@ -97,7 +102,7 @@ func (s *Swarm) Update(ctx context.Context, id string, service SwarmService) err
 	if err := s.manager.do(ctx, http.MethodGet, "/services/"+id, nil, &now); err != nil {
 		return err
 	}
-	err := s.manager.do(ctx, http.MethodPost, fmt.Sprintf("/services/%s/update?version=%d", id, now.Version.Index), service.spec(), nil)
+	err := s.manager.do(ctx, http.MethodPost, fmt.Sprintf("/services/%s/update?version=%d", id, now.Version.Index), service.spec(s.network), nil)
 	if err != nil {
 		return err
 	}

@@ -190,7 +190,7 @@ func (c *check) port(ctx context.Context, spec *agentv1.ContainerSpec, p *agentv
 
 // replacedOnHost says that a container which will be gone, and which uses the host's network, listens on the port.
 func (c *check) replacedOnHost(ctx context.Context, port uint32) bool {
-	all, err := sockets(os.Getpid())
+	all, err := sockets(os.Getpid(), bothFamilies)
 	if err != nil {
 		return false
 	}

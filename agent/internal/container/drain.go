@@ -20,6 +20,9 @@ const (
 	defaultDrainLimit = 30 * time.Second
 	// quietReadings in a row make a container drained: a request may be between the listener and its first byte in one reading.
 	quietReadings = 2
+	quietInterval = 10 * time.Millisecond
+	// settleTime passes before the first reading: what a proxy had sent before it was told arrives, and short requests end.
+	settleTime = 30 * time.Millisecond
 )
 
 // Drain waits until no client has a connection to the container's ports, counted in the container's own network namespace, so that it
@@ -40,11 +43,15 @@ func (e *Engine) Drain(ctx context.Context, req *agentv1.DrainContainerRequest) 
 	if err != nil {
 		return nil, err
 	}
+	if !wait(ctx, min(settleTime, limit)) {
+		return nil, fmt.Errorf("drain container %q: %w", req.GetName(), ctx.Err())
+	}
+	families := bothFamilies
 	for quiet := 0; ; {
 		if !found.State.Running || found.State.Pid == 0 {
 			return answer(0)
 		}
-		open, err := e.openConnections(ctx, found, req.GetPorts())
+		open, listening, err := e.openConnections(ctx, found, req.GetPorts(), families)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 			// The process has ended; the engine knows whether another took its place.
 			before := found.State.Pid
@@ -57,6 +64,7 @@ func (e *Engine) Drain(ctx context.Context, req *agentv1.DrainContainerRequest) 
 			if err != nil {
 				return nil, err
 			}
+			families = bothFamilies
 			if time.Since(began) < limit {
 				continue
 			}
@@ -64,6 +72,9 @@ func (e *Engine) Drain(ctx context.Context, req *agentv1.DrainContainerRequest) 
 		}
 		if err != nil {
 			return nil, rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_ENGINE, false, "count the connections of container %q: %s", req.GetName(), err)
+		}
+		if len(listening) > 0 {
+			families = listening
 		}
 		if quiet++; open > 0 {
 			quiet = 0
@@ -75,7 +86,11 @@ func (e *Engine) Drain(ctx context.Context, req *agentv1.DrainContainerRequest) 
 		if waited >= limit {
 			return answer(open)
 		}
-		if !wait(ctx, min(drainInterval(waited), limit-waited+time.Millisecond)) {
+		interval := drainInterval(waited)
+		if quiet > 0 {
+			interval = quietInterval
+		}
+		if !wait(ctx, min(interval, limit-waited+time.Millisecond)) {
 			return nil, fmt.Errorf("drain container %q: %w with %d connections open", req.GetName(), ctx.Err(), open)
 		}
 	}
@@ -85,7 +100,7 @@ func (e *Engine) Drain(ctx context.Context, req *agentv1.DrainContainerRequest) 
 func drainInterval(waited time.Duration) time.Duration {
 	switch {
 	case waited < time.Second:
-		return 10 * time.Millisecond
+		return 25 * time.Millisecond
 	case waited < 5*time.Second:
 		return 50 * time.Millisecond
 	default:
@@ -93,32 +108,41 @@ func drainInterval(waited time.Duration) time.Duration {
 	}
 }
 
-// openConnections counts the connections that clients have to the ports of the container; without ports, to all that it listens on.
-func (e *Engine) openConnections(ctx context.Context, c container.InspectResponse, ports []uint32) (int, error) {
-	all, err := sockets(c.State.Pid)
+// openConnections counts the connections that clients have to the ports of the container; without ports, to all that it listens on. It also says in
+// which of the address families it found listeners: no new connection comes in another.
+func (e *Engine) openConnections(ctx context.Context, c container.InspectResponse, ports []uint32, families []string) (int, []string, error) {
+	all, err := sockets(c.State.Pid, families)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	if len(ports) == 0 {
-		var own map[string]bool
-		if c.HostConfig.NetworkMode.IsHost() { // the namespace is the host's: only the container's own listeners count.
-			if own, err = e.inodes(ctx, c); err != nil {
-				return 0, err
-			}
+	var own map[string]bool
+	if len(ports) == 0 && c.HostConfig.NetworkMode.IsHost() { // the namespace is the host's: only the container's own listeners count.
+		if own, err = e.inodes(ctx, c); err != nil {
+			return 0, nil, err
 		}
-		for _, s := range all {
-			if s.state == tcpListen && (own == nil || own[s.inode]) {
-				ports = append(ports, s.port)
-			}
+	}
+	given, listening := len(ports) > 0, []string(nil)
+	for _, s := range all {
+		if s.state != tcpListen || given && !slices.Contains(ports, s.port) || own != nil && !own[s.inode] {
+			continue
+		}
+		if !given {
+			ports = append(ports, s.port)
+		}
+		if !slices.Contains(listening, s.family) {
+			listening = append(listening, s.family)
 		}
 	}
 	open := 0
 	for _, s := range all {
 		if (s.state == tcpEstablished || s.state == tcpSynRecv) && slices.Contains(ports, s.port) {
 			open++
+			if !slices.Contains(listening, s.family) { // of a listener that is closed already.
+				listening = append(listening, s.family)
+			}
 		}
 	}
-	return open, nil
+	return open, listening, nil
 }
 
 // inodes returns the sockets that the processes of the container hold.

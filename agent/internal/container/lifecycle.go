@@ -23,16 +23,23 @@ func (e *Engine) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if err := e.setRestart(ctx, found, restartOf(found.Config.Labels[labelRestart])); err != nil {
+		return err
+	}
 	if found.State.Running && !found.State.Restarting {
-		return e.setRestart(ctx, found, restartOf(found.Config.Labels[labelRestart]))
+		return nil
 	}
 	err = e.call(ctx, 0, func(ctx context.Context) error {
 		return e.docker.ContainerStart(ctx, found.ID, container.StartOptions{})
 	})
-	if err != nil {
-		return e.startFailure(ctx, err, found)
+	if err == nil {
+		return nil
 	}
-	return e.setRestart(ctx, found, restartOf(found.Config.Labels[labelRestart]))
+	failure := e.startFailure(ctx, err, found)
+	if err := e.setRestart(ctx, found, noRestart); err != nil { // or a restarted engine would try again by itself.
+		e.log.Warn("a container that did not start keeps its restart policy", "container", name, "err", err)
+	}
+	return failure
 }
 
 func (e *Engine) startFailure(ctx context.Context, err error, found container.InspectResponse) error {
@@ -76,27 +83,30 @@ func (e *Engine) Stop(ctx context.Context, name string, grace time.Duration) (in
 	if err != nil {
 		return 0, err
 	}
-	if !found.State.Running {
-		return int32(found.State.ExitCode), nil
+	// An engine that is restarted between the stop and the end of the policy starts the container again: then all of it is repeated.
+	for range 6 {
+		switch {
+		case found.State.Running:
+			if err := e.stop(ctx, found.ID, grace); err != nil {
+				return 0, e.failure(ctx, err, "stop container %q", name)
+			}
+		case found.HostConfig.RestartPolicy.IsNone():
+			return int32(found.State.ExitCode), nil
+		default:
+			if err := e.setRestart(ctx, found, noRestart); err != nil {
+				return 0, err
+			}
+		}
+		found, _, err = e.inspect(ctx, found.ID)
+		if notFound(err) {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, err
+		}
 	}
-	if err := e.setRestart(ctx, found, container.RestartPolicy{Name: container.RestartPolicyDisabled}); err != nil {
-		return 0, err
-	}
-	if err := e.stop(ctx, found.ID, grace); err != nil {
-		return 0, e.failure(ctx, err, "stop container %q", name)
-	}
-	found, _, err = e.inspect(ctx, found.ID)
-	if notFound(err) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	if found.State.Running {
-		return 0, rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_ENGINE, false,
-			"container %q runs again after its stop (started at %s): something else on host %s starts it", name, found.State.StartedAt, e.name)
-	}
-	return int32(found.State.ExitCode), nil
+	return 0, rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_ENGINE, false,
+		"container %q runs again after its stop (started at %s): something else on host %s starts it", name, found.State.StartedAt, e.name)
 }
 
 func (e *Engine) stop(ctx context.Context, id string, grace time.Duration) error {

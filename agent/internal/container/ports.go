@@ -100,7 +100,7 @@ func overlap(a, b string) bool {
 
 // listener names the process that listens on a TCP port of this host.
 func listener(port uint32) string {
-	all, err := sockets(os.Getpid())
+	all, err := sockets(os.Getpid(), bothFamilies)
 	if err != nil {
 		return ""
 	}

@@ -159,7 +159,7 @@ func cause(err error) string {
 func tcpProbe(address string, pid int, port uint32) func(context.Context) (answer, error) {
 	return func(ctx context.Context) (answer, error) {
 		// A connection alone may be to the engine's port proxy: the container itself must listen.
-		if all, err := sockets(pid); err == nil && !listens(all, port) {
+		if all, err := sockets(pid, bothFamilies); err == nil && !listens(all, port) {
 			return answer{seen: fmt.Sprintf("nothing listens on port %d in the container", port)}, nil
 		}
 		var d net.Dialer

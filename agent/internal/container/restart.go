@@ -13,7 +13,8 @@ import (
 
 // A restart policy is in force only between Start and Stop. The engine's own ways do not fit: after its daemon was killed, it starts a
 // container under "always" although it was created only, or stopped on purpose, and does not start one under "unless-stopped" that ran.
-// The policy that a container shall have while it is wanted is in a label.
+// The policy that a container shall have while it is wanted is in a label. It is changed while the container does not run: for one that runs the
+// engine starts runc each time, although nothing but the policy changes.
 
 // restartLabel is the policy as text: "on-failure:3"; "" for none.
 func restartLabel(r *agentv1.RestartPolicy) string {
@@ -44,7 +45,7 @@ func restartOf(label string) container.RestartPolicy {
 	return policy
 }
 
-// setRestart puts a policy in force. A container that is gone needs none.
+// setRestart puts a policy in force, and into c. A container that is gone needs none.
 func (e *Engine) setRestart(ctx context.Context, c container.InspectResponse, policy container.RestartPolicy) error {
 	now := c.HostConfig.RestartPolicy
 	if now.IsSame(&policy) || now.IsNone() && policy.IsNone() {
@@ -57,5 +58,8 @@ func (e *Engine) setRestart(ctx context.Context, c container.InspectResponse, po
 	if err != nil && !cerrdefs.IsNotFound(err) {
 		return e.failure(ctx, err, "set the restart policy of container %q", strings.TrimPrefix(c.Name, "/"))
 	}
+	c.HostConfig.RestartPolicy = policy
 	return nil
 }
+
+var noRestart = container.RestartPolicy{Name: container.RestartPolicyDisabled}

@@ -19,7 +19,7 @@ const (
 	confirmServer = "muster-confirm"
 	// idleTimeout of a connection to an upstream. A drain waits for the idle ones of an upstream that was removed; a steady load keeps
 	// those of the others open.
-	idleTimeout = "100ms"
+	idleTimeout = "25ms"
 )
 
 // servers are the HTTP servers of a proxy by name, with all of their settings as they were read.

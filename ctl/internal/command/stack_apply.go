@@ -125,6 +125,9 @@ type carriage struct {
 
 // carryOut plans, shows, asks, starts and follows.
 func (a *app) carryOut(ctx context.Context, c *change, how carriage) error {
+	if c.yes && !c.dryRun && !a.chatty() { // Nobody is shown the plan or asked about it: it is made once, not twice.
+		return a.startPlan(ctx, c, how, c.planHash)
+	}
 	seen, err := a.within(ctx, how.plan, true, c.planHash)
 	if err != nil {
 		if r := a.repeated(ctx, c, how, err); r != nil {
@@ -153,10 +156,15 @@ func (a *app) carryOut(ctx context.Context, c *change, how carriage) error {
 	if err := a.consent(ctx, c, seen.plan, how); err != nil {
 		return err
 	}
+	return a.startPlan(ctx, c, how, first(c.planHash, seen.plan.GetHash()))
+}
+
+// startPlan starts the plan of the hash, or whatever plan there is now, and follows its run.
+func (a *app) startPlan(ctx context.Context, c *change, how carriage, hash string) error {
 	if _, err := a.request(c); err != nil {
 		return err
 	}
-	started, err := a.within(ctx, how.plan, false, first(c.planHash, seen.plan.GetHash()))
+	started, err := a.within(ctx, how.plan, false, hash)
 	if err != nil {
 		return err
 	}
