@@ -1315,6 +1315,354 @@ func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
 	return file_muster_agent_v1_container_service_proto_rawDescGZIP(), []int{22}
 }
 
+// SignalContainerRequest names a container and a signal.
+type SignalContainerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// operation of the request.
+	Operation *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	// name of the container.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// signal like SIGHUP.
+	Signal        string `protobuf:"bytes,3,opt,name=signal,proto3" json:"signal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalContainerRequest) Reset() {
+	*x = SignalContainerRequest{}
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalContainerRequest) ProtoMessage() {}
+
+func (x *SignalContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalContainerRequest.ProtoReflect.Descriptor instead.
+func (*SignalContainerRequest) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_container_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SignalContainerRequest) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *SignalContainerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SignalContainerRequest) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+// SignalContainerResponse is empty.
+type SignalContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalContainerResponse) Reset() {
+	*x = SignalContainerResponse{}
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalContainerResponse) ProtoMessage() {}
+
+func (x *SignalContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalContainerResponse.ProtoReflect.Descriptor instead.
+func (*SignalContainerResponse) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_container_service_proto_rawDescGZIP(), []int{24}
+}
+
+// RunJobRequest holds the spec of a container that ends by itself.
+type RunJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// operation of the request.
+	Operation *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	// spec of the container; its restart policy must be "no".
+	Spec          *ContainerSpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunJobRequest) Reset() {
+	*x = RunJobRequest{}
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunJobRequest) ProtoMessage() {}
+
+func (x *RunJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunJobRequest.ProtoReflect.Descriptor instead.
+func (*RunJobRequest) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_container_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RunJobRequest) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *RunJobRequest) GetSpec() *ContainerSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+// RunJobResponse tells how the job ended.
+type RunJobResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// exit_code of the container.
+	ExitCode int32 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// output is the end of what it wrote, at most 2048 bytes.
+	Output        string `protobuf:"bytes,2,opt,name=output,proto3" json:"output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunJobResponse) Reset() {
+	*x = RunJobResponse{}
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunJobResponse) ProtoMessage() {}
+
+func (x *RunJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunJobResponse.ProtoReflect.Descriptor instead.
+func (*RunJobResponse) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_container_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RunJobResponse) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *RunJobResponse) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
+// InspectContainerRequest names a container.
+type InspectContainerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// operation of the request.
+	Operation *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	// name of the container.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InspectContainerRequest) Reset() {
+	*x = InspectContainerRequest{}
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectContainerRequest) ProtoMessage() {}
+
+func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
+func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_container_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *InspectContainerRequest) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *InspectContainerRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// InspectContainerResponse says how a container is.
+type InspectContainerResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// state as the engine calls it: created, running, paused, restarting, removing, exited, dead; or "gone".
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// healthy says that its HEALTHCHECK passes.
+	Healthy bool `protobuf:"varint,2,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	// exit_code of a container that ended.
+	ExitCode int32 `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// image that it runs, by its id.
+	Image string `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
+	// restarts by the engine since its start.
+	Restarts      uint32 `protobuf:"varint,5,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InspectContainerResponse) Reset() {
+	*x = InspectContainerResponse{}
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectContainerResponse) ProtoMessage() {}
+
+func (x *InspectContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_container_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectContainerResponse.ProtoReflect.Descriptor instead.
+func (*InspectContainerResponse) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_container_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *InspectContainerResponse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *InspectContainerResponse) GetHealthy() bool {
+	if x != nil {
+		return x.Healthy
+	}
+	return false
+}
+
+func (x *InspectContainerResponse) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *InspectContainerResponse) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *InspectContainerResponse) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
 var File_muster_agent_v1_container_service_proto protoreflect.FileDescriptor
 
 const file_muster_agent_v1_container_service_proto_rawDesc = "" +
@@ -1394,7 +1742,27 @@ const file_muster_agent_v1_container_service_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
 	"\fown_run_only\x18\x03 \x01(\bR\n" +
 	"ownRunOnly\"\x19\n" +
-	"\x17RemoveContainerResponse2\xcb\t\n" +
+	"\x17RemoveContainerResponse\"~\n" +
+	"\x16SignalContainerRequest\x128\n" +
+	"\toperation\x18\x01 \x01(\v2\x1a.muster.agent.v1.OperationR\toperation\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06signal\x18\x03 \x01(\tR\x06signal\"\x19\n" +
+	"\x17SignalContainerResponse\"}\n" +
+	"\rRunJobRequest\x128\n" +
+	"\toperation\x18\x01 \x01(\v2\x1a.muster.agent.v1.OperationR\toperation\x122\n" +
+	"\x04spec\x18\x02 \x01(\v2\x1e.muster.agent.v1.ContainerSpecR\x04spec\"E\n" +
+	"\x0eRunJobResponse\x12\x1b\n" +
+	"\texit_code\x18\x01 \x01(\x05R\bexitCode\x12\x16\n" +
+	"\x06output\x18\x02 \x01(\tR\x06output\"g\n" +
+	"\x17InspectContainerRequest\x128\n" +
+	"\toperation\x18\x01 \x01(\v2\x1a.muster.agent.v1.OperationR\toperation\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x99\x01\n" +
+	"\x18InspectContainerResponse\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x18\n" +
+	"\ahealthy\x18\x02 \x01(\bR\ahealthy\x12\x1b\n" +
+	"\texit_code\x18\x03 \x01(\x05R\bexitCode\x12\x14\n" +
+	"\x05image\x18\x04 \x01(\tR\x05image\x12\x1a\n" +
+	"\brestarts\x18\x05 \x01(\rR\brestarts2\x91\f\n" +
 	"\x10ContainerService\x12l\n" +
 	"\x0eListContainers\x12&.muster.agent.v1.ListContainersRequest\x1a'.muster.agent.v1.ListContainersResponse\"\t\xca\xf3\x18\x05\n" +
 	"\x01\x02\x18\x01\x12f\n" +
@@ -1418,6 +1786,12 @@ const file_muster_agent_v1_container_service_proto_rawDesc = "" +
 	"\x01\x02\x18\x010\x01\x12k\n" +
 	"\rStopContainer\x12%.muster.agent.v1.StopContainerRequest\x1a&.muster.agent.v1.StopContainerResponse\"\v\xca\xf3\x18\a\n" +
 	"\x01\x02\x18\x030\x02\x12q\n" +
+	"\x0fSignalContainer\x12'.muster.agent.v1.SignalContainerRequest\x1a(.muster.agent.v1.SignalContainerResponse\"\v\xca\xf3\x18\a\n" +
+	"\x01\x02\x18\x030\x03\x12[\n" +
+	"\x06RunJob\x12\x1e.muster.agent.v1.RunJobRequest\x1a\x1f.muster.agent.v1.RunJobResponse\"\x10\xca\xf3\x18\f\n" +
+	"\x01\x02\x18\x03 \x80\x80\x80\x010\x02\x12t\n" +
+	"\x10InspectContainer\x12(.muster.agent.v1.InspectContainerRequest\x1a).muster.agent.v1.InspectContainerResponse\"\v\xca\xf3\x18\a\n" +
+	"\x01\x02\x18\x010\x01\x12q\n" +
 	"\x0fRemoveContainer\x12'.muster.agent.v1.RemoveContainerRequest\x1a(.muster.agent.v1.RemoveContainerResponse\"\v\xca\xf3\x18\a\n" +
 	"\x01\x02\x18\x030\x02B\xc9\x01\n" +
 	"\x13com.muster.agent.v1B\x15ContainerServiceProtoP\x01Z=github.com/spheroseg/muster/proto/gen/muster/agent/v1;agentv1\xa2\x02\x03MAX\xaa\x02\x0fMuster.Agent.V1\xca\x02\x0fMuster\\Agent\\V1\xe2\x02\x1bMuster\\Agent\\V1\\GPBMetadata\xea\x02\x11Muster::Agent::V1b\x06proto3"
@@ -1434,88 +1808,104 @@ func file_muster_agent_v1_container_service_proto_rawDescGZIP() []byte {
 	return file_muster_agent_v1_container_service_proto_rawDescData
 }
 
-var file_muster_agent_v1_container_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_muster_agent_v1_container_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_muster_agent_v1_container_service_proto_goTypes = []any{
-	(*ListContainersRequest)(nil),   // 0: muster.agent.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),  // 1: muster.agent.v1.ListContainersResponse
-	(*ResolveImageRequest)(nil),     // 2: muster.agent.v1.ResolveImageRequest
-	(*ResolveImageResponse)(nil),    // 3: muster.agent.v1.ResolveImageResponse
-	(*CheckContainersRequest)(nil),  // 4: muster.agent.v1.CheckContainersRequest
-	(*CheckContainersResponse)(nil), // 5: muster.agent.v1.CheckContainersResponse
-	(*ContainerProblem)(nil),        // 6: muster.agent.v1.ContainerProblem
-	(*PullImageRequest)(nil),        // 7: muster.agent.v1.PullImageRequest
-	(*PullImageResponse)(nil),       // 8: muster.agent.v1.PullImageResponse
-	(*CreateContainerRequest)(nil),  // 9: muster.agent.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil), // 10: muster.agent.v1.CreateContainerResponse
-	(*StartContainerRequest)(nil),   // 11: muster.agent.v1.StartContainerRequest
-	(*StartContainerResponse)(nil),  // 12: muster.agent.v1.StartContainerResponse
-	(*AwaitReadyRequest)(nil),       // 13: muster.agent.v1.AwaitReadyRequest
-	(*AwaitReadyResponse)(nil),      // 14: muster.agent.v1.AwaitReadyResponse
-	(*WatchContainerRequest)(nil),   // 15: muster.agent.v1.WatchContainerRequest
-	(*WatchContainerResponse)(nil),  // 16: muster.agent.v1.WatchContainerResponse
-	(*DrainContainerRequest)(nil),   // 17: muster.agent.v1.DrainContainerRequest
-	(*DrainContainerResponse)(nil),  // 18: muster.agent.v1.DrainContainerResponse
-	(*StopContainerRequest)(nil),    // 19: muster.agent.v1.StopContainerRequest
-	(*StopContainerResponse)(nil),   // 20: muster.agent.v1.StopContainerResponse
-	(*RemoveContainerRequest)(nil),  // 21: muster.agent.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil), // 22: muster.agent.v1.RemoveContainerResponse
-	(*Container)(nil),               // 23: muster.agent.v1.Container
-	(*durationpb.Duration)(nil),     // 24: google.protobuf.Duration
-	(*ContainerSpec)(nil),           // 25: muster.agent.v1.ContainerSpec
-	(FailureReason)(0),              // 26: muster.agent.v1.FailureReason
-	(*Operation)(nil),               // 27: muster.agent.v1.Operation
-	(*Gate)(nil),                    // 28: muster.agent.v1.Gate
+	(*ListContainersRequest)(nil),    // 0: muster.agent.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),   // 1: muster.agent.v1.ListContainersResponse
+	(*ResolveImageRequest)(nil),      // 2: muster.agent.v1.ResolveImageRequest
+	(*ResolveImageResponse)(nil),     // 3: muster.agent.v1.ResolveImageResponse
+	(*CheckContainersRequest)(nil),   // 4: muster.agent.v1.CheckContainersRequest
+	(*CheckContainersResponse)(nil),  // 5: muster.agent.v1.CheckContainersResponse
+	(*ContainerProblem)(nil),         // 6: muster.agent.v1.ContainerProblem
+	(*PullImageRequest)(nil),         // 7: muster.agent.v1.PullImageRequest
+	(*PullImageResponse)(nil),        // 8: muster.agent.v1.PullImageResponse
+	(*CreateContainerRequest)(nil),   // 9: muster.agent.v1.CreateContainerRequest
+	(*CreateContainerResponse)(nil),  // 10: muster.agent.v1.CreateContainerResponse
+	(*StartContainerRequest)(nil),    // 11: muster.agent.v1.StartContainerRequest
+	(*StartContainerResponse)(nil),   // 12: muster.agent.v1.StartContainerResponse
+	(*AwaitReadyRequest)(nil),        // 13: muster.agent.v1.AwaitReadyRequest
+	(*AwaitReadyResponse)(nil),       // 14: muster.agent.v1.AwaitReadyResponse
+	(*WatchContainerRequest)(nil),    // 15: muster.agent.v1.WatchContainerRequest
+	(*WatchContainerResponse)(nil),   // 16: muster.agent.v1.WatchContainerResponse
+	(*DrainContainerRequest)(nil),    // 17: muster.agent.v1.DrainContainerRequest
+	(*DrainContainerResponse)(nil),   // 18: muster.agent.v1.DrainContainerResponse
+	(*StopContainerRequest)(nil),     // 19: muster.agent.v1.StopContainerRequest
+	(*StopContainerResponse)(nil),    // 20: muster.agent.v1.StopContainerResponse
+	(*RemoveContainerRequest)(nil),   // 21: muster.agent.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil),  // 22: muster.agent.v1.RemoveContainerResponse
+	(*SignalContainerRequest)(nil),   // 23: muster.agent.v1.SignalContainerRequest
+	(*SignalContainerResponse)(nil),  // 24: muster.agent.v1.SignalContainerResponse
+	(*RunJobRequest)(nil),            // 25: muster.agent.v1.RunJobRequest
+	(*RunJobResponse)(nil),           // 26: muster.agent.v1.RunJobResponse
+	(*InspectContainerRequest)(nil),  // 27: muster.agent.v1.InspectContainerRequest
+	(*InspectContainerResponse)(nil), // 28: muster.agent.v1.InspectContainerResponse
+	(*Container)(nil),                // 29: muster.agent.v1.Container
+	(*durationpb.Duration)(nil),      // 30: google.protobuf.Duration
+	(*ContainerSpec)(nil),            // 31: muster.agent.v1.ContainerSpec
+	(FailureReason)(0),               // 32: muster.agent.v1.FailureReason
+	(*Operation)(nil),                // 33: muster.agent.v1.Operation
+	(*Gate)(nil),                     // 34: muster.agent.v1.Gate
 }
 var file_muster_agent_v1_container_service_proto_depIdxs = []int32{
-	23, // 0: muster.agent.v1.ListContainersResponse.containers:type_name -> muster.agent.v1.Container
-	24, // 1: muster.agent.v1.ResolveImageResponse.healthcheck_interval:type_name -> google.protobuf.Duration
-	24, // 2: muster.agent.v1.ResolveImageResponse.healthcheck_start_period:type_name -> google.protobuf.Duration
-	25, // 3: muster.agent.v1.CheckContainersRequest.specs:type_name -> muster.agent.v1.ContainerSpec
+	29, // 0: muster.agent.v1.ListContainersResponse.containers:type_name -> muster.agent.v1.Container
+	30, // 1: muster.agent.v1.ResolveImageResponse.healthcheck_interval:type_name -> google.protobuf.Duration
+	30, // 2: muster.agent.v1.ResolveImageResponse.healthcheck_start_period:type_name -> google.protobuf.Duration
+	31, // 3: muster.agent.v1.CheckContainersRequest.specs:type_name -> muster.agent.v1.ContainerSpec
 	6,  // 4: muster.agent.v1.CheckContainersResponse.problems:type_name -> muster.agent.v1.ContainerProblem
-	26, // 5: muster.agent.v1.ContainerProblem.reason:type_name -> muster.agent.v1.FailureReason
-	27, // 6: muster.agent.v1.PullImageRequest.operation:type_name -> muster.agent.v1.Operation
-	27, // 7: muster.agent.v1.CreateContainerRequest.operation:type_name -> muster.agent.v1.Operation
-	25, // 8: muster.agent.v1.CreateContainerRequest.spec:type_name -> muster.agent.v1.ContainerSpec
-	27, // 9: muster.agent.v1.StartContainerRequest.operation:type_name -> muster.agent.v1.Operation
-	27, // 10: muster.agent.v1.AwaitReadyRequest.operation:type_name -> muster.agent.v1.Operation
-	28, // 11: muster.agent.v1.AwaitReadyRequest.gate:type_name -> muster.agent.v1.Gate
-	24, // 12: muster.agent.v1.AwaitReadyResponse.waited:type_name -> google.protobuf.Duration
-	27, // 13: muster.agent.v1.WatchContainerRequest.operation:type_name -> muster.agent.v1.Operation
-	24, // 14: muster.agent.v1.WatchContainerRequest.window:type_name -> google.protobuf.Duration
-	28, // 15: muster.agent.v1.WatchContainerRequest.gate:type_name -> muster.agent.v1.Gate
-	27, // 16: muster.agent.v1.DrainContainerRequest.operation:type_name -> muster.agent.v1.Operation
-	24, // 17: muster.agent.v1.DrainContainerRequest.limit:type_name -> google.protobuf.Duration
-	24, // 18: muster.agent.v1.DrainContainerResponse.waited:type_name -> google.protobuf.Duration
-	27, // 19: muster.agent.v1.StopContainerRequest.operation:type_name -> muster.agent.v1.Operation
-	24, // 20: muster.agent.v1.StopContainerRequest.grace:type_name -> google.protobuf.Duration
-	27, // 21: muster.agent.v1.RemoveContainerRequest.operation:type_name -> muster.agent.v1.Operation
-	0,  // 22: muster.agent.v1.ContainerService.ListContainers:input_type -> muster.agent.v1.ListContainersRequest
-	2,  // 23: muster.agent.v1.ContainerService.ResolveImage:input_type -> muster.agent.v1.ResolveImageRequest
-	4,  // 24: muster.agent.v1.ContainerService.CheckContainers:input_type -> muster.agent.v1.CheckContainersRequest
-	7,  // 25: muster.agent.v1.ContainerService.PullImage:input_type -> muster.agent.v1.PullImageRequest
-	9,  // 26: muster.agent.v1.ContainerService.CreateContainer:input_type -> muster.agent.v1.CreateContainerRequest
-	11, // 27: muster.agent.v1.ContainerService.StartContainer:input_type -> muster.agent.v1.StartContainerRequest
-	13, // 28: muster.agent.v1.ContainerService.AwaitReady:input_type -> muster.agent.v1.AwaitReadyRequest
-	15, // 29: muster.agent.v1.ContainerService.WatchContainer:input_type -> muster.agent.v1.WatchContainerRequest
-	17, // 30: muster.agent.v1.ContainerService.DrainContainer:input_type -> muster.agent.v1.DrainContainerRequest
-	19, // 31: muster.agent.v1.ContainerService.StopContainer:input_type -> muster.agent.v1.StopContainerRequest
-	21, // 32: muster.agent.v1.ContainerService.RemoveContainer:input_type -> muster.agent.v1.RemoveContainerRequest
-	1,  // 33: muster.agent.v1.ContainerService.ListContainers:output_type -> muster.agent.v1.ListContainersResponse
-	3,  // 34: muster.agent.v1.ContainerService.ResolveImage:output_type -> muster.agent.v1.ResolveImageResponse
-	5,  // 35: muster.agent.v1.ContainerService.CheckContainers:output_type -> muster.agent.v1.CheckContainersResponse
-	8,  // 36: muster.agent.v1.ContainerService.PullImage:output_type -> muster.agent.v1.PullImageResponse
-	10, // 37: muster.agent.v1.ContainerService.CreateContainer:output_type -> muster.agent.v1.CreateContainerResponse
-	12, // 38: muster.agent.v1.ContainerService.StartContainer:output_type -> muster.agent.v1.StartContainerResponse
-	14, // 39: muster.agent.v1.ContainerService.AwaitReady:output_type -> muster.agent.v1.AwaitReadyResponse
-	16, // 40: muster.agent.v1.ContainerService.WatchContainer:output_type -> muster.agent.v1.WatchContainerResponse
-	18, // 41: muster.agent.v1.ContainerService.DrainContainer:output_type -> muster.agent.v1.DrainContainerResponse
-	20, // 42: muster.agent.v1.ContainerService.StopContainer:output_type -> muster.agent.v1.StopContainerResponse
-	22, // 43: muster.agent.v1.ContainerService.RemoveContainer:output_type -> muster.agent.v1.RemoveContainerResponse
-	33, // [33:44] is the sub-list for method output_type
-	22, // [22:33] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	32, // 5: muster.agent.v1.ContainerProblem.reason:type_name -> muster.agent.v1.FailureReason
+	33, // 6: muster.agent.v1.PullImageRequest.operation:type_name -> muster.agent.v1.Operation
+	33, // 7: muster.agent.v1.CreateContainerRequest.operation:type_name -> muster.agent.v1.Operation
+	31, // 8: muster.agent.v1.CreateContainerRequest.spec:type_name -> muster.agent.v1.ContainerSpec
+	33, // 9: muster.agent.v1.StartContainerRequest.operation:type_name -> muster.agent.v1.Operation
+	33, // 10: muster.agent.v1.AwaitReadyRequest.operation:type_name -> muster.agent.v1.Operation
+	34, // 11: muster.agent.v1.AwaitReadyRequest.gate:type_name -> muster.agent.v1.Gate
+	30, // 12: muster.agent.v1.AwaitReadyResponse.waited:type_name -> google.protobuf.Duration
+	33, // 13: muster.agent.v1.WatchContainerRequest.operation:type_name -> muster.agent.v1.Operation
+	30, // 14: muster.agent.v1.WatchContainerRequest.window:type_name -> google.protobuf.Duration
+	34, // 15: muster.agent.v1.WatchContainerRequest.gate:type_name -> muster.agent.v1.Gate
+	33, // 16: muster.agent.v1.DrainContainerRequest.operation:type_name -> muster.agent.v1.Operation
+	30, // 17: muster.agent.v1.DrainContainerRequest.limit:type_name -> google.protobuf.Duration
+	30, // 18: muster.agent.v1.DrainContainerResponse.waited:type_name -> google.protobuf.Duration
+	33, // 19: muster.agent.v1.StopContainerRequest.operation:type_name -> muster.agent.v1.Operation
+	30, // 20: muster.agent.v1.StopContainerRequest.grace:type_name -> google.protobuf.Duration
+	33, // 21: muster.agent.v1.RemoveContainerRequest.operation:type_name -> muster.agent.v1.Operation
+	33, // 22: muster.agent.v1.SignalContainerRequest.operation:type_name -> muster.agent.v1.Operation
+	33, // 23: muster.agent.v1.RunJobRequest.operation:type_name -> muster.agent.v1.Operation
+	31, // 24: muster.agent.v1.RunJobRequest.spec:type_name -> muster.agent.v1.ContainerSpec
+	33, // 25: muster.agent.v1.InspectContainerRequest.operation:type_name -> muster.agent.v1.Operation
+	0,  // 26: muster.agent.v1.ContainerService.ListContainers:input_type -> muster.agent.v1.ListContainersRequest
+	2,  // 27: muster.agent.v1.ContainerService.ResolveImage:input_type -> muster.agent.v1.ResolveImageRequest
+	4,  // 28: muster.agent.v1.ContainerService.CheckContainers:input_type -> muster.agent.v1.CheckContainersRequest
+	7,  // 29: muster.agent.v1.ContainerService.PullImage:input_type -> muster.agent.v1.PullImageRequest
+	9,  // 30: muster.agent.v1.ContainerService.CreateContainer:input_type -> muster.agent.v1.CreateContainerRequest
+	11, // 31: muster.agent.v1.ContainerService.StartContainer:input_type -> muster.agent.v1.StartContainerRequest
+	13, // 32: muster.agent.v1.ContainerService.AwaitReady:input_type -> muster.agent.v1.AwaitReadyRequest
+	15, // 33: muster.agent.v1.ContainerService.WatchContainer:input_type -> muster.agent.v1.WatchContainerRequest
+	17, // 34: muster.agent.v1.ContainerService.DrainContainer:input_type -> muster.agent.v1.DrainContainerRequest
+	19, // 35: muster.agent.v1.ContainerService.StopContainer:input_type -> muster.agent.v1.StopContainerRequest
+	23, // 36: muster.agent.v1.ContainerService.SignalContainer:input_type -> muster.agent.v1.SignalContainerRequest
+	25, // 37: muster.agent.v1.ContainerService.RunJob:input_type -> muster.agent.v1.RunJobRequest
+	27, // 38: muster.agent.v1.ContainerService.InspectContainer:input_type -> muster.agent.v1.InspectContainerRequest
+	21, // 39: muster.agent.v1.ContainerService.RemoveContainer:input_type -> muster.agent.v1.RemoveContainerRequest
+	1,  // 40: muster.agent.v1.ContainerService.ListContainers:output_type -> muster.agent.v1.ListContainersResponse
+	3,  // 41: muster.agent.v1.ContainerService.ResolveImage:output_type -> muster.agent.v1.ResolveImageResponse
+	5,  // 42: muster.agent.v1.ContainerService.CheckContainers:output_type -> muster.agent.v1.CheckContainersResponse
+	8,  // 43: muster.agent.v1.ContainerService.PullImage:output_type -> muster.agent.v1.PullImageResponse
+	10, // 44: muster.agent.v1.ContainerService.CreateContainer:output_type -> muster.agent.v1.CreateContainerResponse
+	12, // 45: muster.agent.v1.ContainerService.StartContainer:output_type -> muster.agent.v1.StartContainerResponse
+	14, // 46: muster.agent.v1.ContainerService.AwaitReady:output_type -> muster.agent.v1.AwaitReadyResponse
+	16, // 47: muster.agent.v1.ContainerService.WatchContainer:output_type -> muster.agent.v1.WatchContainerResponse
+	18, // 48: muster.agent.v1.ContainerService.DrainContainer:output_type -> muster.agent.v1.DrainContainerResponse
+	20, // 49: muster.agent.v1.ContainerService.StopContainer:output_type -> muster.agent.v1.StopContainerResponse
+	24, // 50: muster.agent.v1.ContainerService.SignalContainer:output_type -> muster.agent.v1.SignalContainerResponse
+	26, // 51: muster.agent.v1.ContainerService.RunJob:output_type -> muster.agent.v1.RunJobResponse
+	28, // 52: muster.agent.v1.ContainerService.InspectContainer:output_type -> muster.agent.v1.InspectContainerResponse
+	22, // 53: muster.agent.v1.ContainerService.RemoveContainer:output_type -> muster.agent.v1.RemoveContainerResponse
+	40, // [40:54] is the sub-list for method output_type
+	26, // [26:40] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_container_service_proto_init() }
@@ -1532,7 +1922,7 @@ func file_muster_agent_v1_container_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_agent_v1_container_service_proto_rawDesc), len(file_muster_agent_v1_container_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,17 +19,20 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ContainerService_ListContainers_FullMethodName  = "/muster.agent.v1.ContainerService/ListContainers"
-	ContainerService_ResolveImage_FullMethodName    = "/muster.agent.v1.ContainerService/ResolveImage"
-	ContainerService_CheckContainers_FullMethodName = "/muster.agent.v1.ContainerService/CheckContainers"
-	ContainerService_PullImage_FullMethodName       = "/muster.agent.v1.ContainerService/PullImage"
-	ContainerService_CreateContainer_FullMethodName = "/muster.agent.v1.ContainerService/CreateContainer"
-	ContainerService_StartContainer_FullMethodName  = "/muster.agent.v1.ContainerService/StartContainer"
-	ContainerService_AwaitReady_FullMethodName      = "/muster.agent.v1.ContainerService/AwaitReady"
-	ContainerService_WatchContainer_FullMethodName  = "/muster.agent.v1.ContainerService/WatchContainer"
-	ContainerService_DrainContainer_FullMethodName  = "/muster.agent.v1.ContainerService/DrainContainer"
-	ContainerService_StopContainer_FullMethodName   = "/muster.agent.v1.ContainerService/StopContainer"
-	ContainerService_RemoveContainer_FullMethodName = "/muster.agent.v1.ContainerService/RemoveContainer"
+	ContainerService_ListContainers_FullMethodName   = "/muster.agent.v1.ContainerService/ListContainers"
+	ContainerService_ResolveImage_FullMethodName     = "/muster.agent.v1.ContainerService/ResolveImage"
+	ContainerService_CheckContainers_FullMethodName  = "/muster.agent.v1.ContainerService/CheckContainers"
+	ContainerService_PullImage_FullMethodName        = "/muster.agent.v1.ContainerService/PullImage"
+	ContainerService_CreateContainer_FullMethodName  = "/muster.agent.v1.ContainerService/CreateContainer"
+	ContainerService_StartContainer_FullMethodName   = "/muster.agent.v1.ContainerService/StartContainer"
+	ContainerService_AwaitReady_FullMethodName       = "/muster.agent.v1.ContainerService/AwaitReady"
+	ContainerService_WatchContainer_FullMethodName   = "/muster.agent.v1.ContainerService/WatchContainer"
+	ContainerService_DrainContainer_FullMethodName   = "/muster.agent.v1.ContainerService/DrainContainer"
+	ContainerService_StopContainer_FullMethodName    = "/muster.agent.v1.ContainerService/StopContainer"
+	ContainerService_SignalContainer_FullMethodName  = "/muster.agent.v1.ContainerService/SignalContainer"
+	ContainerService_RunJob_FullMethodName           = "/muster.agent.v1.ContainerService/RunJob"
+	ContainerService_InspectContainer_FullMethodName = "/muster.agent.v1.ContainerService/InspectContainer"
+	ContainerService_RemoveContainer_FullMethodName  = "/muster.agent.v1.ContainerService/RemoveContainer"
 )
 
 // ContainerServiceClient is the client API for ContainerService service.
@@ -61,6 +64,13 @@ type ContainerServiceClient interface {
 	DrainContainer(ctx context.Context, in *DrainContainerRequest, opts ...grpc.CallOption) (*DrainContainerResponse, error)
 	// StopContainer stops a container; one that is stopped or gone is left alone.
 	StopContainer(ctx context.Context, in *StopContainerRequest, opts ...grpc.CallOption) (*StopContainerResponse, error)
+	// SignalContainer sends a signal to the container's first process. One that does not run is a failure.
+	SignalContainer(ctx context.Context, in *SignalContainerRequest, opts ...grpc.CallOption) (*SignalContainerResponse, error)
+	// RunJob runs a container to its end and returns its exit code. The container bears the step's id and stays until it is removed, so that
+	// an attempt whose outcome was lost is found and not performed again. Another exit code than 0 is a failure (JOB_FAILED).
+	RunJob(ctx context.Context, in *RunJobRequest, opts ...grpc.CallOption) (*RunJobResponse, error)
+	// InspectContainer says how a container is. One that does not exist has the state "gone".
+	InspectContainer(ctx context.Context, in *InspectContainerRequest, opts ...grpc.CallOption) (*InspectContainerResponse, error)
 	// RemoveContainer removes a container, its anonymous volumes and its secrets; one that is gone is left alone.
 	RemoveContainer(ctx context.Context, in *RemoveContainerRequest, opts ...grpc.CallOption) (*RemoveContainerResponse, error)
 }
@@ -173,6 +183,36 @@ func (c *containerServiceClient) StopContainer(ctx context.Context, in *StopCont
 	return out, nil
 }
 
+func (c *containerServiceClient) SignalContainer(ctx context.Context, in *SignalContainerRequest, opts ...grpc.CallOption) (*SignalContainerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SignalContainerResponse)
+	err := c.cc.Invoke(ctx, ContainerService_SignalContainer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *containerServiceClient) RunJob(ctx context.Context, in *RunJobRequest, opts ...grpc.CallOption) (*RunJobResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RunJobResponse)
+	err := c.cc.Invoke(ctx, ContainerService_RunJob_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *containerServiceClient) InspectContainer(ctx context.Context, in *InspectContainerRequest, opts ...grpc.CallOption) (*InspectContainerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InspectContainerResponse)
+	err := c.cc.Invoke(ctx, ContainerService_InspectContainer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *containerServiceClient) RemoveContainer(ctx context.Context, in *RemoveContainerRequest, opts ...grpc.CallOption) (*RemoveContainerResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveContainerResponse)
@@ -212,6 +252,13 @@ type ContainerServiceServer interface {
 	DrainContainer(context.Context, *DrainContainerRequest) (*DrainContainerResponse, error)
 	// StopContainer stops a container; one that is stopped or gone is left alone.
 	StopContainer(context.Context, *StopContainerRequest) (*StopContainerResponse, error)
+	// SignalContainer sends a signal to the container's first process. One that does not run is a failure.
+	SignalContainer(context.Context, *SignalContainerRequest) (*SignalContainerResponse, error)
+	// RunJob runs a container to its end and returns its exit code. The container bears the step's id and stays until it is removed, so that
+	// an attempt whose outcome was lost is found and not performed again. Another exit code than 0 is a failure (JOB_FAILED).
+	RunJob(context.Context, *RunJobRequest) (*RunJobResponse, error)
+	// InspectContainer says how a container is. One that does not exist has the state "gone".
+	InspectContainer(context.Context, *InspectContainerRequest) (*InspectContainerResponse, error)
 	// RemoveContainer removes a container, its anonymous volumes and its secrets; one that is gone is left alone.
 	RemoveContainer(context.Context, *RemoveContainerRequest) (*RemoveContainerResponse, error)
 	mustEmbedUnimplementedContainerServiceServer()
@@ -253,6 +300,15 @@ func (UnimplementedContainerServiceServer) DrainContainer(context.Context, *Drai
 }
 func (UnimplementedContainerServiceServer) StopContainer(context.Context, *StopContainerRequest) (*StopContainerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StopContainer not implemented")
+}
+func (UnimplementedContainerServiceServer) SignalContainer(context.Context, *SignalContainerRequest) (*SignalContainerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SignalContainer not implemented")
+}
+func (UnimplementedContainerServiceServer) RunJob(context.Context, *RunJobRequest) (*RunJobResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RunJob not implemented")
+}
+func (UnimplementedContainerServiceServer) InspectContainer(context.Context, *InspectContainerRequest) (*InspectContainerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method InspectContainer not implemented")
 }
 func (UnimplementedContainerServiceServer) RemoveContainer(context.Context, *RemoveContainerRequest) (*RemoveContainerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveContainer not implemented")
@@ -458,6 +514,60 @@ func _ContainerService_StopContainer_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ContainerService_SignalContainer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SignalContainerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainerServiceServer).SignalContainer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ContainerService_SignalContainer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainerServiceServer).SignalContainer(ctx, req.(*SignalContainerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ContainerService_RunJob_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunJobRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainerServiceServer).RunJob(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ContainerService_RunJob_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainerServiceServer).RunJob(ctx, req.(*RunJobRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ContainerService_InspectContainer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InspectContainerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ContainerServiceServer).InspectContainer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ContainerService_InspectContainer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ContainerServiceServer).InspectContainer(ctx, req.(*InspectContainerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ContainerService_RemoveContainer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveContainerRequest)
 	if err := dec(in); err != nil {
@@ -522,6 +632,18 @@ var ContainerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StopContainer",
 			Handler:    _ContainerService_StopContainer_Handler,
+		},
+		{
+			MethodName: "SignalContainer",
+			Handler:    _ContainerService_SignalContainer_Handler,
+		},
+		{
+			MethodName: "RunJob",
+			Handler:    _ContainerService_RunJob_Handler,
+		},
+		{
+			MethodName: "InspectContainer",
+			Handler:    _ContainerService_InspectContainer_Handler,
 		},
 		{
 			MethodName: "RemoveContainer",

@@ -60,6 +60,10 @@ const (
 	FailureReason_FAILURE_REASON_INVALID FailureReason = 14
 	// FAILURE_REASON_REFUSED means that the host's own policy forbids the action.
 	FailureReason_FAILURE_REASON_REFUSED FailureReason = 15
+	// FAILURE_REASON_JOB_FAILED means that a job ended with another exit code than 0.
+	FailureReason_FAILURE_REASON_JOB_FAILED FailureReason = 16
+	// FAILURE_REASON_NOT_VERIFIED means that the action ended well and what must hold after it does not.
+	FailureReason_FAILURE_REASON_NOT_VERIFIED FailureReason = 17
 )
 
 // Enum value maps for FailureReason.
@@ -81,6 +85,8 @@ var (
 		13: "FAILURE_REASON_INTERRUPTED",
 		14: "FAILURE_REASON_INVALID",
 		15: "FAILURE_REASON_REFUSED",
+		16: "FAILURE_REASON_JOB_FAILED",
+		17: "FAILURE_REASON_NOT_VERIFIED",
 	}
 	FailureReason_value = map[string]int32{
 		"FAILURE_REASON_UNSPECIFIED":         0,
@@ -99,6 +105,8 @@ var (
 		"FAILURE_REASON_INTERRUPTED":         13,
 		"FAILURE_REASON_INVALID":             14,
 		"FAILURE_REASON_REFUSED":             15,
+		"FAILURE_REASON_JOB_FAILED":          16,
+		"FAILURE_REASON_NOT_VERIFIED":        17,
 	}
 )
 
@@ -323,7 +331,7 @@ const file_muster_agent_v1_operation_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1e.muster.agent.v1.FailureReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x1c\n" +
 	"\tpermanent\x18\x04 \x01(\bR\tpermanent\x12\x1a\n" +
-	"\bevidence\x18\x05 \x01(\tR\bevidence*\xfe\x03\n" +
+	"\bevidence\x18\x05 \x01(\tR\bevidence*\xbe\x04\n" +
 	"\rFailureReason\x12\x1e\n" +
 	"\x1aFAILURE_REASON_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eFAILURE_REASON_IMAGE_NOT_FOUND\x10\x01\x12\x1d\n" +
@@ -341,7 +349,9 @@ const file_muster_agent_v1_operation_proto_rawDesc = "" +
 	"\x16FAILURE_REASON_EXPIRED\x10\f\x12\x1e\n" +
 	"\x1aFAILURE_REASON_INTERRUPTED\x10\r\x12\x1a\n" +
 	"\x16FAILURE_REASON_INVALID\x10\x0e\x12\x1a\n" +
-	"\x16FAILURE_REASON_REFUSED\x10\x0fB\xc2\x01\n" +
+	"\x16FAILURE_REASON_REFUSED\x10\x0f\x12\x1d\n" +
+	"\x19FAILURE_REASON_JOB_FAILED\x10\x10\x12\x1f\n" +
+	"\x1bFAILURE_REASON_NOT_VERIFIED\x10\x11B\xc2\x01\n" +
 	"\x13com.muster.agent.v1B\x0eOperationProtoP\x01Z=github.com/spheroseg/muster/proto/gen/muster/agent/v1;agentv1\xa2\x02\x03MAX\xaa\x02\x0fMuster.Agent.V1\xca\x02\x0fMuster\\Agent\\V1\xe2\x02\x1bMuster\\Agent\\V1\\GPBMetadata\xea\x02\x11Muster::Agent::V1b\x06proto3"
 
 var (

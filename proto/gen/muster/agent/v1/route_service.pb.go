@@ -10,6 +10,7 @@ import (
 	_ "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -343,11 +344,139 @@ func (x *UpdateRouteResponse) GetUpstreams() []string {
 	return nil
 }
 
+// SetMaintenanceRequest says which routes show a page.
+type SetMaintenanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// operation of the request.
+	Operation *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	// routes by their names, stack.service; one that ends with ".*" means every route of the stack.
+	Routes []string `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
+	// enabled shows the page; otherwise the routes lead to their instances again.
+	Enabled bool `protobuf:"varint,3,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	// page in HTML; empty means Muster's own. It is sent with the status 503 and Retry-After.
+	Page string `protobuf:"bytes,4,opt,name=page,proto3" json:"page,omitempty"`
+	// limit after which the page ends by itself; default 4 h.
+	Limit         *durationpb.Duration `protobuf:"bytes,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetMaintenanceRequest) Reset() {
+	*x = SetMaintenanceRequest{}
+	mi := &file_muster_agent_v1_route_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetMaintenanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetMaintenanceRequest) ProtoMessage() {}
+
+func (x *SetMaintenanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_route_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetMaintenanceRequest.ProtoReflect.Descriptor instead.
+func (*SetMaintenanceRequest) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_route_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SetMaintenanceRequest) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *SetMaintenanceRequest) GetRoutes() []string {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *SetMaintenanceRequest) GetEnabled() bool {
+	if x != nil {
+		return x.Enabled
+	}
+	return false
+}
+
+func (x *SetMaintenanceRequest) GetPage() string {
+	if x != nil {
+		return x.Page
+	}
+	return ""
+}
+
+func (x *SetMaintenanceRequest) GetLimit() *durationpb.Duration {
+	if x != nil {
+		return x.Limit
+	}
+	return nil
+}
+
+// SetMaintenanceResponse holds what the proxy confirmed.
+type SetMaintenanceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// routes that show a page now, sorted.
+	Routes        []string `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetMaintenanceResponse) Reset() {
+	*x = SetMaintenanceResponse{}
+	mi := &file_muster_agent_v1_route_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetMaintenanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetMaintenanceResponse) ProtoMessage() {}
+
+func (x *SetMaintenanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_route_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetMaintenanceResponse.ProtoReflect.Descriptor instead.
+func (*SetMaintenanceResponse) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_route_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SetMaintenanceResponse) GetRoutes() []string {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
 var File_muster_agent_v1_route_service_proto protoreflect.FileDescriptor
 
 const file_muster_agent_v1_route_service_proto_rawDesc = "" +
 	"\n" +
-	"#muster/agent/v1/route_service.proto\x12\x0fmuster.agent.v1\x1a\x1dmuster/access/v1/access.proto\x1a\x1fmuster/agent/v1/operation.proto\"R\n" +
+	"#muster/agent/v1/route_service.proto\x12\x0fmuster.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dmuster/access/v1/access.proto\x1a\x1fmuster/agent/v1/operation.proto\"R\n" +
 	"\x05Route\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05hosts\x18\x02 \x03(\tR\x05hosts\x12\x1f\n" +
@@ -366,11 +495,21 @@ const file_muster_agent_v1_route_service_proto_rawDesc = "" +
 	"\x03add\x18\x03 \x03(\tR\x03add\x12\x16\n" +
 	"\x06remove\x18\x04 \x03(\tR\x06remove\"3\n" +
 	"\x13UpdateRouteResponse\x12\x1c\n" +
-	"\tupstreams\x18\x01 \x03(\tR\tupstreams2\xd7\x01\n" +
+	"\tupstreams\x18\x01 \x03(\tR\tupstreams\"\xc8\x01\n" +
+	"\x15SetMaintenanceRequest\x128\n" +
+	"\toperation\x18\x01 \x01(\v2\x1a.muster.agent.v1.OperationR\toperation\x12\x16\n" +
+	"\x06routes\x18\x02 \x03(\tR\x06routes\x12\x18\n" +
+	"\aenabled\x18\x03 \x01(\bR\aenabled\x12\x12\n" +
+	"\x04page\x18\x04 \x01(\tR\x04page\x12/\n" +
+	"\x05limit\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05limit\"0\n" +
+	"\x16SetMaintenanceResponse\x12\x16\n" +
+	"\x06routes\x18\x01 \x03(\tR\x06routes2\xc7\x02\n" +
 	"\fRouteService\x12`\n" +
 	"\n" +
 	"ListRoutes\x12\".muster.agent.v1.ListRoutesRequest\x1a#.muster.agent.v1.ListRoutesResponse\"\t\xca\xf3\x18\x05\n" +
-	"\x01\x02\x18\x01\x12e\n" +
+	"\x01\x02\x18\x01\x12n\n" +
+	"\x0eSetMaintenance\x12&.muster.agent.v1.SetMaintenanceRequest\x1a'.muster.agent.v1.SetMaintenanceResponse\"\v\xca\xf3\x18\a\n" +
+	"\x01\x02\x18\x030\x02\x12e\n" +
 	"\vUpdateRoute\x12#.muster.agent.v1.UpdateRouteRequest\x1a$.muster.agent.v1.UpdateRouteResponse\"\v\xca\xf3\x18\a\n" +
 	"\x01\x02\x18\x030\x02B\xc5\x01\n" +
 	"\x13com.muster.agent.v1B\x11RouteServiceProtoP\x01Z=github.com/spheroseg/muster/proto/gen/muster/agent/v1;agentv1\xa2\x02\x03MAX\xaa\x02\x0fMuster.Agent.V1\xca\x02\x0fMuster\\Agent\\V1\xe2\x02\x1bMuster\\Agent\\V1\\GPBMetadata\xea\x02\x11Muster::Agent::V1b\x06proto3"
@@ -387,30 +526,37 @@ func file_muster_agent_v1_route_service_proto_rawDescGZIP() []byte {
 	return file_muster_agent_v1_route_service_proto_rawDescData
 }
 
-var file_muster_agent_v1_route_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_muster_agent_v1_route_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_muster_agent_v1_route_service_proto_goTypes = []any{
-	(*Route)(nil),               // 0: muster.agent.v1.Route
-	(*ListRoutesRequest)(nil),   // 1: muster.agent.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),  // 2: muster.agent.v1.ListRoutesResponse
-	(*RouteState)(nil),          // 3: muster.agent.v1.RouteState
-	(*UpdateRouteRequest)(nil),  // 4: muster.agent.v1.UpdateRouteRequest
-	(*UpdateRouteResponse)(nil), // 5: muster.agent.v1.UpdateRouteResponse
-	(*Operation)(nil),           // 6: muster.agent.v1.Operation
+	(*Route)(nil),                  // 0: muster.agent.v1.Route
+	(*ListRoutesRequest)(nil),      // 1: muster.agent.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),     // 2: muster.agent.v1.ListRoutesResponse
+	(*RouteState)(nil),             // 3: muster.agent.v1.RouteState
+	(*UpdateRouteRequest)(nil),     // 4: muster.agent.v1.UpdateRouteRequest
+	(*UpdateRouteResponse)(nil),    // 5: muster.agent.v1.UpdateRouteResponse
+	(*SetMaintenanceRequest)(nil),  // 6: muster.agent.v1.SetMaintenanceRequest
+	(*SetMaintenanceResponse)(nil), // 7: muster.agent.v1.SetMaintenanceResponse
+	(*Operation)(nil),              // 8: muster.agent.v1.Operation
+	(*durationpb.Duration)(nil),    // 9: google.protobuf.Duration
 }
 var file_muster_agent_v1_route_service_proto_depIdxs = []int32{
 	3, // 0: muster.agent.v1.ListRoutesResponse.routes:type_name -> muster.agent.v1.RouteState
 	0, // 1: muster.agent.v1.RouteState.route:type_name -> muster.agent.v1.Route
-	6, // 2: muster.agent.v1.UpdateRouteRequest.operation:type_name -> muster.agent.v1.Operation
+	8, // 2: muster.agent.v1.UpdateRouteRequest.operation:type_name -> muster.agent.v1.Operation
 	0, // 3: muster.agent.v1.UpdateRouteRequest.route:type_name -> muster.agent.v1.Route
-	1, // 4: muster.agent.v1.RouteService.ListRoutes:input_type -> muster.agent.v1.ListRoutesRequest
-	4, // 5: muster.agent.v1.RouteService.UpdateRoute:input_type -> muster.agent.v1.UpdateRouteRequest
-	2, // 6: muster.agent.v1.RouteService.ListRoutes:output_type -> muster.agent.v1.ListRoutesResponse
-	5, // 7: muster.agent.v1.RouteService.UpdateRoute:output_type -> muster.agent.v1.UpdateRouteResponse
-	6, // [6:8] is the sub-list for method output_type
-	4, // [4:6] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	8, // 4: muster.agent.v1.SetMaintenanceRequest.operation:type_name -> muster.agent.v1.Operation
+	9, // 5: muster.agent.v1.SetMaintenanceRequest.limit:type_name -> google.protobuf.Duration
+	1, // 6: muster.agent.v1.RouteService.ListRoutes:input_type -> muster.agent.v1.ListRoutesRequest
+	6, // 7: muster.agent.v1.RouteService.SetMaintenance:input_type -> muster.agent.v1.SetMaintenanceRequest
+	4, // 8: muster.agent.v1.RouteService.UpdateRoute:input_type -> muster.agent.v1.UpdateRouteRequest
+	2, // 9: muster.agent.v1.RouteService.ListRoutes:output_type -> muster.agent.v1.ListRoutesResponse
+	7, // 10: muster.agent.v1.RouteService.SetMaintenance:output_type -> muster.agent.v1.SetMaintenanceResponse
+	5, // 11: muster.agent.v1.RouteService.UpdateRoute:output_type -> muster.agent.v1.UpdateRouteResponse
+	9, // [9:12] is the sub-list for method output_type
+	6, // [6:9] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_route_service_proto_init() }
@@ -425,7 +571,7 @@ func file_muster_agent_v1_route_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_agent_v1_route_service_proto_rawDesc), len(file_muster_agent_v1_route_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	RouteService_ListRoutes_FullMethodName  = "/muster.agent.v1.RouteService/ListRoutes"
-	RouteService_UpdateRoute_FullMethodName = "/muster.agent.v1.RouteService/UpdateRoute"
+	RouteService_ListRoutes_FullMethodName     = "/muster.agent.v1.RouteService/ListRoutes"
+	RouteService_SetMaintenance_FullMethodName = "/muster.agent.v1.RouteService/SetMaintenance"
+	RouteService_UpdateRoute_FullMethodName    = "/muster.agent.v1.RouteService/UpdateRoute"
 )
 
 // RouteServiceClient is the client API for RouteService service.
@@ -31,6 +32,9 @@ const (
 type RouteServiceClient interface {
 	// ListRoutes returns the routes that the proxy holds for Muster.
 	ListRoutes(ctx context.Context, in *ListRoutesRequest, opts ...grpc.CallOption) (*ListRoutesResponse, error)
+	// SetMaintenance shows a page instead of what the routes lead to, or ends that. It is kept by the agent and the proxy, not by a container,
+	// and ends by itself after its time.
+	SetMaintenance(ctx context.Context, in *SetMaintenanceRequest, opts ...grpc.CallOption) (*SetMaintenanceResponse, error)
 	// UpdateRoute adds and removes upstreams of a route, creating the route if it is missing. It returns when the proxy serves by it.
 	UpdateRoute(ctx context.Context, in *UpdateRouteRequest, opts ...grpc.CallOption) (*UpdateRouteResponse, error)
 }
@@ -47,6 +51,16 @@ func (c *routeServiceClient) ListRoutes(ctx context.Context, in *ListRoutesReque
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListRoutesResponse)
 	err := c.cc.Invoke(ctx, RouteService_ListRoutes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routeServiceClient) SetMaintenance(ctx context.Context, in *SetMaintenanceRequest, opts ...grpc.CallOption) (*SetMaintenanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetMaintenanceResponse)
+	err := c.cc.Invoke(ctx, RouteService_SetMaintenance_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -71,6 +85,9 @@ func (c *routeServiceClient) UpdateRoute(ctx context.Context, in *UpdateRouteReq
 type RouteServiceServer interface {
 	// ListRoutes returns the routes that the proxy holds for Muster.
 	ListRoutes(context.Context, *ListRoutesRequest) (*ListRoutesResponse, error)
+	// SetMaintenance shows a page instead of what the routes lead to, or ends that. It is kept by the agent and the proxy, not by a container,
+	// and ends by itself after its time.
+	SetMaintenance(context.Context, *SetMaintenanceRequest) (*SetMaintenanceResponse, error)
 	// UpdateRoute adds and removes upstreams of a route, creating the route if it is missing. It returns when the proxy serves by it.
 	UpdateRoute(context.Context, *UpdateRouteRequest) (*UpdateRouteResponse, error)
 	mustEmbedUnimplementedRouteServiceServer()
@@ -85,6 +102,9 @@ type UnimplementedRouteServiceServer struct{}
 
 func (UnimplementedRouteServiceServer) ListRoutes(context.Context, *ListRoutesRequest) (*ListRoutesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRoutes not implemented")
+}
+func (UnimplementedRouteServiceServer) SetMaintenance(context.Context, *SetMaintenanceRequest) (*SetMaintenanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetMaintenance not implemented")
 }
 func (UnimplementedRouteServiceServer) UpdateRoute(context.Context, *UpdateRouteRequest) (*UpdateRouteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateRoute not implemented")
@@ -128,6 +148,24 @@ func _RouteService_ListRoutes_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouteService_SetMaintenance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetMaintenanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RouteServiceServer).SetMaintenance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RouteService_SetMaintenance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RouteServiceServer).SetMaintenance(ctx, req.(*SetMaintenanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RouteService_UpdateRoute_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(UpdateRouteRequest)
 	if err := dec(in); err != nil {
@@ -156,6 +194,10 @@ var RouteService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRoutes",
 			Handler:    _RouteService_ListRoutes_Handler,
+		},
+		{
+			MethodName: "SetMaintenance",
+			Handler:    _RouteService_SetMaintenance_Handler,
 		},
 		{
 			MethodName: "UpdateRoute",

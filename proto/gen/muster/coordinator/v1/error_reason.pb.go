@@ -89,6 +89,22 @@ const (
 	ErrorReason_ERROR_REASON_POLICY ErrorReason = 30
 	// ERROR_REASON_RATE_LIMITED means that the caller calls the method too often; the metadata has retry_after.
 	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 31
+	// ERROR_REASON_SERVICE_NOT_FOUND means that the stack has no service of that name.
+	ErrorReason_ERROR_REASON_SERVICE_NOT_FOUND ErrorReason = 32
+	// ERROR_REASON_CANNOT_DRAIN means that an instance cannot leave its host.
+	ErrorReason_ERROR_REASON_CANNOT_DRAIN ErrorReason = 33
+	// ERROR_REASON_STEP_NOT_ASKING means that the step does not wait for people.
+	ErrorReason_ERROR_REASON_STEP_NOT_ASKING ErrorReason = 34
+	// ERROR_REASON_PROCEDURE_INVALID means that a procedure's file cannot be taken as it stands; the details hold every finding.
+	ErrorReason_ERROR_REASON_PROCEDURE_INVALID ErrorReason = 35
+	// ERROR_REASON_PROCEDURE_NOT_FOUND means that there is no procedure of that name.
+	ErrorReason_ERROR_REASON_PROCEDURE_NOT_FOUND ErrorReason = 36
+	// ERROR_REASON_PEER_NOT_FOUND means that the cluster has no coordinator of that name.
+	ErrorReason_ERROR_REASON_PEER_NOT_FOUND ErrorReason = 37
+	// ERROR_REASON_QUORUM means that the change would leave the cluster without a majority of working members.
+	ErrorReason_ERROR_REASON_QUORUM ErrorReason = 38
+	// ERROR_REASON_SNAPSHOT_INVALID means that a snapshot is damaged, of another cluster, or of a newer format.
+	ErrorReason_ERROR_REASON_SNAPSHOT_INVALID ErrorReason = 39
 )
 
 // Enum value maps for ErrorReason.
@@ -126,40 +142,56 @@ var (
 		29: "ERROR_REASON_STALE",
 		30: "ERROR_REASON_POLICY",
 		31: "ERROR_REASON_RATE_LIMITED",
+		32: "ERROR_REASON_SERVICE_NOT_FOUND",
+		33: "ERROR_REASON_CANNOT_DRAIN",
+		34: "ERROR_REASON_STEP_NOT_ASKING",
+		35: "ERROR_REASON_PROCEDURE_INVALID",
+		36: "ERROR_REASON_PROCEDURE_NOT_FOUND",
+		37: "ERROR_REASON_PEER_NOT_FOUND",
+		38: "ERROR_REASON_QUORUM",
+		39: "ERROR_REASON_SNAPSHOT_INVALID",
 	}
 	ErrorReason_value = map[string]int32{
-		"ERROR_REASON_UNSPECIFIED":       0,
-		"ERROR_REASON_STACK_INVALID":     1,
-		"ERROR_REASON_STACK_NOT_FOUND":   2,
-		"ERROR_REASON_RELEASE_NOT_FOUND": 3,
-		"ERROR_REASON_IMAGE_NOT_FOUND":   4,
-		"ERROR_REASON_SECRET_NOT_FOUND":  5,
-		"ERROR_REASON_NO_GATE":           6,
-		"ERROR_REASON_NO_CAPACITY":       7,
-		"ERROR_REASON_HOST_DOWN":         8,
-		"ERROR_REASON_PORT_TAKEN":        9,
-		"ERROR_REASON_PLACEMENT":         10,
-		"ERROR_REASON_PLAN_CHANGED":      11,
-		"ERROR_REASON_LOCK_HELD":         12,
-		"ERROR_REASON_CONFLICT":          13,
-		"ERROR_REASON_RUN_NOT_FOUND":     14,
-		"ERROR_REASON_RUN_FINISHED":      15,
-		"ERROR_REASON_RUN_NOT_RUNNING":   16,
-		"ERROR_REASON_RUN_NOT_PAUSED":    17,
-		"ERROR_REASON_HOST_NOT_FOUND":    18,
-		"ERROR_REASON_NO_LEADER":         19,
-		"ERROR_REASON_NOT_LEADER":        20,
-		"ERROR_REASON_OUTCOME_UNKNOWN":   21,
-		"ERROR_REASON_JOIN_DENIED":       22,
-		"ERROR_REASON_NOT_ALLOWED":       23,
-		"ERROR_REASON_UNKNOWN_IDENTITY":  24,
-		"ERROR_REASON_INVALID":           25,
-		"ERROR_REASON_TOO_LARGE":         26,
-		"ERROR_REASON_COMPACTED":         27,
-		"ERROR_REASON_REQUEST_REUSED":    28,
-		"ERROR_REASON_STALE":             29,
-		"ERROR_REASON_POLICY":            30,
-		"ERROR_REASON_RATE_LIMITED":      31,
+		"ERROR_REASON_UNSPECIFIED":         0,
+		"ERROR_REASON_STACK_INVALID":       1,
+		"ERROR_REASON_STACK_NOT_FOUND":     2,
+		"ERROR_REASON_RELEASE_NOT_FOUND":   3,
+		"ERROR_REASON_IMAGE_NOT_FOUND":     4,
+		"ERROR_REASON_SECRET_NOT_FOUND":    5,
+		"ERROR_REASON_NO_GATE":             6,
+		"ERROR_REASON_NO_CAPACITY":         7,
+		"ERROR_REASON_HOST_DOWN":           8,
+		"ERROR_REASON_PORT_TAKEN":          9,
+		"ERROR_REASON_PLACEMENT":           10,
+		"ERROR_REASON_PLAN_CHANGED":        11,
+		"ERROR_REASON_LOCK_HELD":           12,
+		"ERROR_REASON_CONFLICT":            13,
+		"ERROR_REASON_RUN_NOT_FOUND":       14,
+		"ERROR_REASON_RUN_FINISHED":        15,
+		"ERROR_REASON_RUN_NOT_RUNNING":     16,
+		"ERROR_REASON_RUN_NOT_PAUSED":      17,
+		"ERROR_REASON_HOST_NOT_FOUND":      18,
+		"ERROR_REASON_NO_LEADER":           19,
+		"ERROR_REASON_NOT_LEADER":          20,
+		"ERROR_REASON_OUTCOME_UNKNOWN":     21,
+		"ERROR_REASON_JOIN_DENIED":         22,
+		"ERROR_REASON_NOT_ALLOWED":         23,
+		"ERROR_REASON_UNKNOWN_IDENTITY":    24,
+		"ERROR_REASON_INVALID":             25,
+		"ERROR_REASON_TOO_LARGE":           26,
+		"ERROR_REASON_COMPACTED":           27,
+		"ERROR_REASON_REQUEST_REUSED":      28,
+		"ERROR_REASON_STALE":               29,
+		"ERROR_REASON_POLICY":              30,
+		"ERROR_REASON_RATE_LIMITED":        31,
+		"ERROR_REASON_SERVICE_NOT_FOUND":   32,
+		"ERROR_REASON_CANNOT_DRAIN":        33,
+		"ERROR_REASON_STEP_NOT_ASKING":     34,
+		"ERROR_REASON_PROCEDURE_INVALID":   35,
+		"ERROR_REASON_PROCEDURE_NOT_FOUND": 36,
+		"ERROR_REASON_PEER_NOT_FOUND":      37,
+		"ERROR_REASON_QUORUM":              38,
+		"ERROR_REASON_SNAPSHOT_INVALID":    39,
 	}
 )
 
@@ -194,7 +226,7 @@ var File_muster_coordinator_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_muster_coordinator_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"(muster/coordinator/v1/error_reason.proto\x12\x15muster.coordinator.v1*\xd9\a\n" +
+	"(muster/coordinator/v1/error_reason.proto\x12\x15muster.coordinator.v1*\xe5\t\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_STACK_INVALID\x10\x01\x12 \n" +
@@ -228,7 +260,15 @@ const file_muster_coordinator_v1_error_reason_proto_rawDesc = "" +
 	"\x1bERROR_REASON_REQUEST_REUSED\x10\x1c\x12\x16\n" +
 	"\x12ERROR_REASON_STALE\x10\x1d\x12\x17\n" +
 	"\x13ERROR_REASON_POLICY\x10\x1e\x12\x1d\n" +
-	"\x19ERROR_REASON_RATE_LIMITED\x10\x1fB\xee\x01\n" +
+	"\x19ERROR_REASON_RATE_LIMITED\x10\x1f\x12\"\n" +
+	"\x1eERROR_REASON_SERVICE_NOT_FOUND\x10 \x12\x1d\n" +
+	"\x19ERROR_REASON_CANNOT_DRAIN\x10!\x12 \n" +
+	"\x1cERROR_REASON_STEP_NOT_ASKING\x10\"\x12\"\n" +
+	"\x1eERROR_REASON_PROCEDURE_INVALID\x10#\x12$\n" +
+	" ERROR_REASON_PROCEDURE_NOT_FOUND\x10$\x12\x1f\n" +
+	"\x1bERROR_REASON_PEER_NOT_FOUND\x10%\x12\x17\n" +
+	"\x13ERROR_REASON_QUORUM\x10&\x12!\n" +
+	"\x1dERROR_REASON_SNAPSHOT_INVALID\x10'B\xee\x01\n" +
 	"\x19com.muster.coordinator.v1B\x10ErrorReasonProtoP\x01ZIgithub.com/spheroseg/muster/proto/gen/muster/coordinator/v1;coordinatorv1\xa2\x02\x03MCX\xaa\x02\x15Muster.Coordinator.V1\xca\x02\x15Muster\\Coordinator\\V1\xe2\x02!Muster\\Coordinator\\V1\\GPBMetadata\xea\x02\x17Muster::Coordinator::V1b\x06proto3"
 
 var (

@@ -104,7 +104,13 @@ type Host struct {
 	// revision is the raft index of the last change.
 	Revision uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
 	// token_labels of its join token.
-	TokenLabels   map[string]string `protobuf:"bytes,8,rep,name=token_labels,json=tokenLabels,proto3" json:"token_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	TokenLabels map[string]string `protobuf:"bytes,8,rep,name=token_labels,json=tokenLabels,proto3" json:"token_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// cordoned keeps new instances away.
+	Cordoned bool `protobuf:"varint,9,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
+	// cordoned_by is the identity that cordoned it.
+	CordonedBy string `protobuf:"bytes,10,opt,name=cordoned_by,json=cordonedBy,proto3" json:"cordoned_by,omitempty"`
+	// cordon_reason that was given.
+	CordonReason  string `protobuf:"bytes,11,opt,name=cordon_reason,json=cordonReason,proto3" json:"cordon_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +199,27 @@ func (x *Host) GetTokenLabels() map[string]string {
 		return x.TokenLabels
 	}
 	return nil
+}
+
+func (x *Host) GetCordoned() bool {
+	if x != nil {
+		return x.Cordoned
+	}
+	return false
+}
+
+func (x *Host) GetCordonedBy() string {
+	if x != nil {
+		return x.CordonedBy
+	}
+	return ""
+}
+
+func (x *Host) GetCordonReason() string {
+	if x != nil {
+		return x.CordonReason
+	}
+	return ""
 }
 
 // ListHostsRequest selects hosts.
@@ -525,11 +552,404 @@ func (x *CreateHostTokenResponse) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// CordonHostRequest names a host.
+type CordonHostRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host by its name.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// reason that is kept with the host.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// request_id deduplicates the call; at most 64 characters.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CordonHostRequest) Reset() {
+	*x = CordonHostRequest{}
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CordonHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CordonHostRequest) ProtoMessage() {}
+
+func (x *CordonHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CordonHostRequest.ProtoReflect.Descriptor instead.
+func (*CordonHostRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_host_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CordonHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *CordonHostRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *CordonHostRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// CordonHostResponse holds the host.
+type CordonHostResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host after the call.
+	Host          *Host `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CordonHostResponse) Reset() {
+	*x = CordonHostResponse{}
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CordonHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CordonHostResponse) ProtoMessage() {}
+
+func (x *CordonHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CordonHostResponse.ProtoReflect.Descriptor instead.
+func (*CordonHostResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_host_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CordonHostResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+// UncordonHostRequest names a host.
+type UncordonHostRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host by its name.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// request_id deduplicates the call; at most 64 characters.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UncordonHostRequest) Reset() {
+	*x = UncordonHostRequest{}
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UncordonHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UncordonHostRequest) ProtoMessage() {}
+
+func (x *UncordonHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UncordonHostRequest.ProtoReflect.Descriptor instead.
+func (*UncordonHostRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_host_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *UncordonHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *UncordonHostRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// UncordonHostResponse holds the host.
+type UncordonHostResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host after the call.
+	Host          *Host `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UncordonHostResponse) Reset() {
+	*x = UncordonHostResponse{}
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UncordonHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UncordonHostResponse) ProtoMessage() {}
+
+func (x *UncordonHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UncordonHostResponse.ProtoReflect.Descriptor instead.
+func (*UncordonHostResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_host_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *UncordonHostResponse) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+// DrainHostRequest names a host and how it is drained.
+type DrainHostRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host by its name.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// stack whose instances leave; empty means every stack's, one after the other.
+	Stack string `protobuf:"bytes,2,opt,name=stack,proto3" json:"stack,omitempty"`
+	// lost says that the host does not answer and will not: its instances are started elsewhere, and what it still runs is removed when it comes back.
+	Lost bool `protobuf:"varint,3,opt,name=lost,proto3" json:"lost,omitempty"`
+	// deadline of each stack's run; default 1 h. A run that has not ended by then stops and asks.
+	Deadline *durationpb.Duration `protobuf:"bytes,4,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// dry_run plans only.
+	DryRun bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// plan_hash that the operator saw, of the stack's plan; empty accepts any.
+	PlanHash string `protobuf:"bytes,6,opt,name=plan_hash,json=planHash,proto3" json:"plan_hash,omitempty"`
+	// request_id deduplicates the call; at most 64 characters. Required unless dry_run.
+	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// reason that is kept with the host and the run.
+	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainHostRequest) Reset() {
+	*x = DrainHostRequest{}
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainHostRequest) ProtoMessage() {}
+
+func (x *DrainHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainHostRequest.ProtoReflect.Descriptor instead.
+func (*DrainHostRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_host_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DrainHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *DrainHostRequest) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
+func (x *DrainHostRequest) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *DrainHostRequest) GetDeadline() *durationpb.Duration {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+func (x *DrainHostRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *DrainHostRequest) GetPlanHash() string {
+	if x != nil {
+		return x.PlanHash
+	}
+	return ""
+}
+
+func (x *DrainHostRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DrainHostRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// DrainHostResponse holds the plans.
+type DrainHostResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// plans of a dry run, one for each stack in order of their names; otherwise that of the run.
+	Plans []*Plan `protobuf:"bytes,1,rep,name=plans,proto3" json:"plans,omitempty"`
+	// run that was started; absent for a dry run and when the host has no instances left.
+	Run *Run `protobuf:"bytes,2,opt,name=run,proto3" json:"run,omitempty"`
+	// remaining is the number of stacks that have instances there after this run.
+	Remaining uint32 `protobuf:"varint,3,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	// warnings for the operator.
+	Warnings      []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainHostResponse) Reset() {
+	*x = DrainHostResponse{}
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainHostResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainHostResponse) ProtoMessage() {}
+
+func (x *DrainHostResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_host_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainHostResponse.ProtoReflect.Descriptor instead.
+func (*DrainHostResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_host_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DrainHostResponse) GetPlans() []*Plan {
+	if x != nil {
+		return x.Plans
+	}
+	return nil
+}
+
+func (x *DrainHostResponse) GetRun() *Run {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+func (x *DrainHostResponse) GetRemaining() uint32 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
+func (x *DrainHostResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 var File_muster_coordinator_v1_host_service_proto protoreflect.FileDescriptor
 
 const file_muster_coordinator_v1_host_service_proto_rawDesc = "" +
 	"\n" +
-	"(muster/coordinator/v1/host_service.proto\x12\x15muster.coordinator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmuster/access/v1/access.proto\x1a\"muster/agent/v1/host_service.proto\"\xab\x04\n" +
+	"(muster/coordinator/v1/host_service.proto\x12\x15muster.coordinator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmuster/access/v1/access.proto\x1a\"muster/agent/v1/host_service.proto\x1a muster/coordinator/v1/plan.proto\x1a\x1fmuster/coordinator/v1/run.proto\"\x8d\x05\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x126\n" +
 	"\x05state\x18\x02 \x01(\x0e2 .muster.coordinator.v1.HostStateR\x05state\x12;\n" +
@@ -539,7 +959,12 @@ const file_muster_coordinator_v1_host_service_proto_rawDesc = "" +
 	"\tinventory\x18\x05 \x01(\v2\x1a.muster.agent.v1.InventoryR\tinventory\x127\n" +
 	"\tjoined_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bjoinedAt\x12\x1a\n" +
 	"\brevision\x18\a \x01(\x04R\brevision\x12O\n" +
-	"\ftoken_labels\x18\b \x03(\v2,.muster.coordinator.v1.Host.TokenLabelsEntryR\vtokenLabels\x1a9\n" +
+	"\ftoken_labels\x18\b \x03(\v2,.muster.coordinator.v1.Host.TokenLabelsEntryR\vtokenLabels\x12\x1a\n" +
+	"\bcordoned\x18\t \x01(\bR\bcordoned\x12\x1f\n" +
+	"\vcordoned_by\x18\n" +
+	" \x01(\tR\n" +
+	"cordonedBy\x12#\n" +
+	"\rcordon_reason\x18\v \x01(\tR\fcordonReason\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
@@ -568,18 +993,53 @@ const file_muster_coordinator_v1_host_service_proto_rawDesc = "" +
 	"\x17CreateHostTokenResponse\x12\x19\n" +
 	"\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05token\x129\n" +
 	"\n" +
-	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt*\x82\x01\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"^\n" +
+	"\x11CordonHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"E\n" +
+	"\x12CordonHostResponse\x12/\n" +
+	"\x04host\x18\x01 \x01(\v2\x1b.muster.coordinator.v1.HostR\x04host\"H\n" +
+	"\x13UncordonHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\"G\n" +
+	"\x14UncordonHostResponse\x12/\n" +
+	"\x04host\x18\x01 \x01(\v2\x1b.muster.coordinator.v1.HostR\x04host\"\xf4\x01\n" +
+	"\x10DrainHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x14\n" +
+	"\x05stack\x18\x02 \x01(\tR\x05stack\x12\x12\n" +
+	"\x04lost\x18\x03 \x01(\bR\x04lost\x125\n" +
+	"\bdeadline\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x1b\n" +
+	"\tplan_hash\x18\x06 \x01(\tR\bplanHash\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\a \x01(\tR\trequestId\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\xae\x01\n" +
+	"\x11DrainHostResponse\x121\n" +
+	"\x05plans\x18\x01 \x03(\v2\x1b.muster.coordinator.v1.PlanR\x05plans\x12,\n" +
+	"\x03run\x18\x02 \x01(\v2\x1a.muster.coordinator.v1.RunR\x03run\x12\x1c\n" +
+	"\tremaining\x18\x03 \x01(\rR\tremaining\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings*\x82\x01\n" +
 	"\tHostState\x12\x1a\n" +
 	"\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11HOST_STATE_JOINED\x10\x01\x12\x11\n" +
 	"\rHOST_STATE_UP\x10\x02\x12\x1a\n" +
 	"\x16HOST_STATE_ENGINE_DOWN\x10\x03\x12\x13\n" +
-	"\x0fHOST_STATE_DOWN\x10\x042\xe0\x02\n" +
+	"\x0fHOST_STATE_DOWN\x10\x042\xb3\x05\n" +
 	"\vHostService\x12l\n" +
 	"\tListHosts\x12'.muster.coordinator.v1.ListHostsRequest\x1a(.muster.coordinator.v1.ListHostsResponse\"\f\xca\xf3\x18\b\n" +
 	"\x04\x03\x04\x05\x06\x18\x01\x12f\n" +
 	"\aGetHost\x12%.muster.coordinator.v1.GetHostRequest\x1a&.muster.coordinator.v1.GetHostResponse\"\f\xca\xf3\x18\b\n" +
-	"\x04\x03\x04\x05\x06\x18\x01\x12{\n" +
+	"\x04\x03\x04\x05\x06\x18\x01\x12n\n" +
+	"\n" +
+	"CordonHost\x12(.muster.coordinator.v1.CordonHostRequest\x1a).muster.coordinator.v1.CordonHostResponse\"\v\xca\xf3\x18\a\n" +
+	"\x03\x04\x05\x06\x18\x02\x12t\n" +
+	"\fUncordonHost\x12*.muster.coordinator.v1.UncordonHostRequest\x1a+.muster.coordinator.v1.UncordonHostResponse\"\v\xca\xf3\x18\a\n" +
+	"\x03\x04\x05\x06\x18\x02\x12k\n" +
+	"\tDrainHost\x12'.muster.coordinator.v1.DrainHostRequest\x1a(.muster.coordinator.v1.DrainHostResponse\"\v\xca\xf3\x18\a\n" +
+	"\x03\x04\x05\x06\x18\x03\x12{\n" +
 	"\x0fCreateHostToken\x12-.muster.coordinator.v1.CreateHostTokenRequest\x1a..muster.coordinator.v1.CreateHostTokenResponse\"\t\xca\xf3\x18\x05\n" +
 	"\x01\x05\x18\x02B\xee\x01\n" +
 	"\x19com.muster.coordinator.v1B\x10HostServiceProtoP\x01ZIgithub.com/spheroseg/muster/proto/gen/muster/coordinator/v1;coordinatorv1\xa2\x02\x03MCX\xaa\x02\x15Muster.Coordinator.V1\xca\x02\x15Muster\\Coordinator\\V1\xe2\x02!Muster\\Coordinator\\V1\\GPBMetadata\xea\x02\x17Muster::Coordinator::V1b\x06proto3"
@@ -597,7 +1057,7 @@ func file_muster_coordinator_v1_host_service_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_coordinator_v1_host_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_muster_coordinator_v1_host_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_muster_coordinator_v1_host_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_muster_coordinator_v1_host_service_proto_goTypes = []any{
 	(HostState)(0),                  // 0: muster.coordinator.v1.HostState
 	(*Host)(nil),                    // 1: muster.coordinator.v1.Host
@@ -607,36 +1067,55 @@ var file_muster_coordinator_v1_host_service_proto_goTypes = []any{
 	(*GetHostResponse)(nil),         // 5: muster.coordinator.v1.GetHostResponse
 	(*CreateHostTokenRequest)(nil),  // 6: muster.coordinator.v1.CreateHostTokenRequest
 	(*CreateHostTokenResponse)(nil), // 7: muster.coordinator.v1.CreateHostTokenResponse
-	nil,                             // 8: muster.coordinator.v1.Host.LabelsEntry
-	nil,                             // 9: muster.coordinator.v1.Host.TokenLabelsEntry
-	nil,                             // 10: muster.coordinator.v1.CreateHostTokenRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 11: google.protobuf.Timestamp
-	(*v1.Inventory)(nil),            // 12: muster.agent.v1.Inventory
-	(*durationpb.Duration)(nil),     // 13: google.protobuf.Duration
+	(*CordonHostRequest)(nil),       // 8: muster.coordinator.v1.CordonHostRequest
+	(*CordonHostResponse)(nil),      // 9: muster.coordinator.v1.CordonHostResponse
+	(*UncordonHostRequest)(nil),     // 10: muster.coordinator.v1.UncordonHostRequest
+	(*UncordonHostResponse)(nil),    // 11: muster.coordinator.v1.UncordonHostResponse
+	(*DrainHostRequest)(nil),        // 12: muster.coordinator.v1.DrainHostRequest
+	(*DrainHostResponse)(nil),       // 13: muster.coordinator.v1.DrainHostResponse
+	nil,                             // 14: muster.coordinator.v1.Host.LabelsEntry
+	nil,                             // 15: muster.coordinator.v1.Host.TokenLabelsEntry
+	nil,                             // 16: muster.coordinator.v1.CreateHostTokenRequest.LabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 17: google.protobuf.Timestamp
+	(*v1.Inventory)(nil),            // 18: muster.agent.v1.Inventory
+	(*durationpb.Duration)(nil),     // 19: google.protobuf.Duration
+	(*Plan)(nil),                    // 20: muster.coordinator.v1.Plan
+	(*Run)(nil),                     // 21: muster.coordinator.v1.Run
 }
 var file_muster_coordinator_v1_host_service_proto_depIdxs = []int32{
 	0,  // 0: muster.coordinator.v1.Host.state:type_name -> muster.coordinator.v1.HostState
-	11, // 1: muster.coordinator.v1.Host.state_since:type_name -> google.protobuf.Timestamp
-	8,  // 2: muster.coordinator.v1.Host.labels:type_name -> muster.coordinator.v1.Host.LabelsEntry
-	12, // 3: muster.coordinator.v1.Host.inventory:type_name -> muster.agent.v1.Inventory
-	11, // 4: muster.coordinator.v1.Host.joined_at:type_name -> google.protobuf.Timestamp
-	9,  // 5: muster.coordinator.v1.Host.token_labels:type_name -> muster.coordinator.v1.Host.TokenLabelsEntry
+	17, // 1: muster.coordinator.v1.Host.state_since:type_name -> google.protobuf.Timestamp
+	14, // 2: muster.coordinator.v1.Host.labels:type_name -> muster.coordinator.v1.Host.LabelsEntry
+	18, // 3: muster.coordinator.v1.Host.inventory:type_name -> muster.agent.v1.Inventory
+	17, // 4: muster.coordinator.v1.Host.joined_at:type_name -> google.protobuf.Timestamp
+	15, // 5: muster.coordinator.v1.Host.token_labels:type_name -> muster.coordinator.v1.Host.TokenLabelsEntry
 	1,  // 6: muster.coordinator.v1.ListHostsResponse.hosts:type_name -> muster.coordinator.v1.Host
 	1,  // 7: muster.coordinator.v1.GetHostResponse.host:type_name -> muster.coordinator.v1.Host
-	10, // 8: muster.coordinator.v1.CreateHostTokenRequest.labels:type_name -> muster.coordinator.v1.CreateHostTokenRequest.LabelsEntry
-	13, // 9: muster.coordinator.v1.CreateHostTokenRequest.ttl:type_name -> google.protobuf.Duration
-	11, // 10: muster.coordinator.v1.CreateHostTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	2,  // 11: muster.coordinator.v1.HostService.ListHosts:input_type -> muster.coordinator.v1.ListHostsRequest
-	4,  // 12: muster.coordinator.v1.HostService.GetHost:input_type -> muster.coordinator.v1.GetHostRequest
-	6,  // 13: muster.coordinator.v1.HostService.CreateHostToken:input_type -> muster.coordinator.v1.CreateHostTokenRequest
-	3,  // 14: muster.coordinator.v1.HostService.ListHosts:output_type -> muster.coordinator.v1.ListHostsResponse
-	5,  // 15: muster.coordinator.v1.HostService.GetHost:output_type -> muster.coordinator.v1.GetHostResponse
-	7,  // 16: muster.coordinator.v1.HostService.CreateHostToken:output_type -> muster.coordinator.v1.CreateHostTokenResponse
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	16, // 8: muster.coordinator.v1.CreateHostTokenRequest.labels:type_name -> muster.coordinator.v1.CreateHostTokenRequest.LabelsEntry
+	19, // 9: muster.coordinator.v1.CreateHostTokenRequest.ttl:type_name -> google.protobuf.Duration
+	17, // 10: muster.coordinator.v1.CreateHostTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 11: muster.coordinator.v1.CordonHostResponse.host:type_name -> muster.coordinator.v1.Host
+	1,  // 12: muster.coordinator.v1.UncordonHostResponse.host:type_name -> muster.coordinator.v1.Host
+	19, // 13: muster.coordinator.v1.DrainHostRequest.deadline:type_name -> google.protobuf.Duration
+	20, // 14: muster.coordinator.v1.DrainHostResponse.plans:type_name -> muster.coordinator.v1.Plan
+	21, // 15: muster.coordinator.v1.DrainHostResponse.run:type_name -> muster.coordinator.v1.Run
+	2,  // 16: muster.coordinator.v1.HostService.ListHosts:input_type -> muster.coordinator.v1.ListHostsRequest
+	4,  // 17: muster.coordinator.v1.HostService.GetHost:input_type -> muster.coordinator.v1.GetHostRequest
+	8,  // 18: muster.coordinator.v1.HostService.CordonHost:input_type -> muster.coordinator.v1.CordonHostRequest
+	10, // 19: muster.coordinator.v1.HostService.UncordonHost:input_type -> muster.coordinator.v1.UncordonHostRequest
+	12, // 20: muster.coordinator.v1.HostService.DrainHost:input_type -> muster.coordinator.v1.DrainHostRequest
+	6,  // 21: muster.coordinator.v1.HostService.CreateHostToken:input_type -> muster.coordinator.v1.CreateHostTokenRequest
+	3,  // 22: muster.coordinator.v1.HostService.ListHosts:output_type -> muster.coordinator.v1.ListHostsResponse
+	5,  // 23: muster.coordinator.v1.HostService.GetHost:output_type -> muster.coordinator.v1.GetHostResponse
+	9,  // 24: muster.coordinator.v1.HostService.CordonHost:output_type -> muster.coordinator.v1.CordonHostResponse
+	11, // 25: muster.coordinator.v1.HostService.UncordonHost:output_type -> muster.coordinator.v1.UncordonHostResponse
+	13, // 26: muster.coordinator.v1.HostService.DrainHost:output_type -> muster.coordinator.v1.DrainHostResponse
+	7,  // 27: muster.coordinator.v1.HostService.CreateHostToken:output_type -> muster.coordinator.v1.CreateHostTokenResponse
+	22, // [22:28] is the sub-list for method output_type
+	16, // [16:22] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_muster_coordinator_v1_host_service_proto_init() }
@@ -644,13 +1123,15 @@ func file_muster_coordinator_v1_host_service_proto_init() {
 	if File_muster_coordinator_v1_host_service_proto != nil {
 		return
 	}
+	file_muster_coordinator_v1_plan_proto_init()
+	file_muster_coordinator_v1_run_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_coordinator_v1_host_service_proto_rawDesc), len(file_muster_coordinator_v1_host_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

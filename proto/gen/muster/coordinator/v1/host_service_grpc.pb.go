@@ -21,6 +21,9 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	HostService_ListHosts_FullMethodName       = "/muster.coordinator.v1.HostService/ListHosts"
 	HostService_GetHost_FullMethodName         = "/muster.coordinator.v1.HostService/GetHost"
+	HostService_CordonHost_FullMethodName      = "/muster.coordinator.v1.HostService/CordonHost"
+	HostService_UncordonHost_FullMethodName    = "/muster.coordinator.v1.HostService/UncordonHost"
+	HostService_DrainHost_FullMethodName       = "/muster.coordinator.v1.HostService/DrainHost"
 	HostService_CreateHostToken_FullMethodName = "/muster.coordinator.v1.HostService/CreateHostToken"
 )
 
@@ -34,6 +37,14 @@ type HostServiceClient interface {
 	ListHosts(ctx context.Context, in *ListHostsRequest, opts ...grpc.CallOption) (*ListHostsResponse, error)
 	// GetHost returns one host. NOT_FOUND (HOST_NOT_FOUND).
 	GetHost(ctx context.Context, in *GetHostRequest, opts ...grpc.CallOption) (*GetHostResponse, error)
+	// CordonHost keeps new instances away from a host; those that it has stay. NOT_FOUND (HOST_NOT_FOUND).
+	CordonHost(ctx context.Context, in *CordonHostRequest, opts ...grpc.CallOption) (*CordonHostResponse, error)
+	// UncordonHost lets new instances come to a host again. NOT_FOUND (HOST_NOT_FOUND).
+	UncordonHost(ctx context.Context, in *UncordonHostRequest, opts ...grpc.CallOption) (*UncordonHostResponse, error)
+	// DrainHost cordons a host and moves its instances to others, one stack after the other: each call starts the run of one stack, until no run comes back.
+	// A dry run plans all stacks and cordons nothing. NOT_FOUND (HOST_NOT_FOUND); FAILED_PRECONDITION (CANNOT_DRAIN: every instance that cannot leave, and
+	// why; NO_CAPACITY, HOST_DOWN, PORT_TAKEN, PLACEMENT, PLAN_CHANGED, LOCK_HELD); ABORTED (CONFLICT).
+	DrainHost(ctx context.Context, in *DrainHostRequest, opts ...grpc.CallOption) (*DrainHostResponse, error)
 	// CreateHostToken makes a token with which one agent joins.
 	CreateHostToken(ctx context.Context, in *CreateHostTokenRequest, opts ...grpc.CallOption) (*CreateHostTokenResponse, error)
 }
@@ -66,6 +77,36 @@ func (c *hostServiceClient) GetHost(ctx context.Context, in *GetHostRequest, opt
 	return out, nil
 }
 
+func (c *hostServiceClient) CordonHost(ctx context.Context, in *CordonHostRequest, opts ...grpc.CallOption) (*CordonHostResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CordonHostResponse)
+	err := c.cc.Invoke(ctx, HostService_CordonHost_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hostServiceClient) UncordonHost(ctx context.Context, in *UncordonHostRequest, opts ...grpc.CallOption) (*UncordonHostResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UncordonHostResponse)
+	err := c.cc.Invoke(ctx, HostService_UncordonHost_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *hostServiceClient) DrainHost(ctx context.Context, in *DrainHostRequest, opts ...grpc.CallOption) (*DrainHostResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainHostResponse)
+	err := c.cc.Invoke(ctx, HostService_DrainHost_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *hostServiceClient) CreateHostToken(ctx context.Context, in *CreateHostTokenRequest, opts ...grpc.CallOption) (*CreateHostTokenResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateHostTokenResponse)
@@ -86,6 +127,14 @@ type HostServiceServer interface {
 	ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error)
 	// GetHost returns one host. NOT_FOUND (HOST_NOT_FOUND).
 	GetHost(context.Context, *GetHostRequest) (*GetHostResponse, error)
+	// CordonHost keeps new instances away from a host; those that it has stay. NOT_FOUND (HOST_NOT_FOUND).
+	CordonHost(context.Context, *CordonHostRequest) (*CordonHostResponse, error)
+	// UncordonHost lets new instances come to a host again. NOT_FOUND (HOST_NOT_FOUND).
+	UncordonHost(context.Context, *UncordonHostRequest) (*UncordonHostResponse, error)
+	// DrainHost cordons a host and moves its instances to others, one stack after the other: each call starts the run of one stack, until no run comes back.
+	// A dry run plans all stacks and cordons nothing. NOT_FOUND (HOST_NOT_FOUND); FAILED_PRECONDITION (CANNOT_DRAIN: every instance that cannot leave, and
+	// why; NO_CAPACITY, HOST_DOWN, PORT_TAKEN, PLACEMENT, PLAN_CHANGED, LOCK_HELD); ABORTED (CONFLICT).
+	DrainHost(context.Context, *DrainHostRequest) (*DrainHostResponse, error)
 	// CreateHostToken makes a token with which one agent joins.
 	CreateHostToken(context.Context, *CreateHostTokenRequest) (*CreateHostTokenResponse, error)
 	mustEmbedUnimplementedHostServiceServer()
@@ -103,6 +152,15 @@ func (UnimplementedHostServiceServer) ListHosts(context.Context, *ListHostsReque
 }
 func (UnimplementedHostServiceServer) GetHost(context.Context, *GetHostRequest) (*GetHostResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetHost not implemented")
+}
+func (UnimplementedHostServiceServer) CordonHost(context.Context, *CordonHostRequest) (*CordonHostResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CordonHost not implemented")
+}
+func (UnimplementedHostServiceServer) UncordonHost(context.Context, *UncordonHostRequest) (*UncordonHostResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UncordonHost not implemented")
+}
+func (UnimplementedHostServiceServer) DrainHost(context.Context, *DrainHostRequest) (*DrainHostResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainHost not implemented")
 }
 func (UnimplementedHostServiceServer) CreateHostToken(context.Context, *CreateHostTokenRequest) (*CreateHostTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateHostToken not implemented")
@@ -164,6 +222,60 @@ func _HostService_GetHost_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _HostService_CordonHost_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CordonHostRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HostServiceServer).CordonHost(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HostService_CordonHost_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HostServiceServer).CordonHost(ctx, req.(*CordonHostRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HostService_UncordonHost_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UncordonHostRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HostServiceServer).UncordonHost(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HostService_UncordonHost_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HostServiceServer).UncordonHost(ctx, req.(*UncordonHostRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _HostService_DrainHost_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainHostRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(HostServiceServer).DrainHost(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: HostService_DrainHost_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(HostServiceServer).DrainHost(ctx, req.(*DrainHostRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _HostService_CreateHostToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateHostTokenRequest)
 	if err := dec(in); err != nil {
@@ -196,6 +308,18 @@ var HostService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetHost",
 			Handler:    _HostService_GetHost_Handler,
+		},
+		{
+			MethodName: "CordonHost",
+			Handler:    _HostService_CordonHost_Handler,
+		},
+		{
+			MethodName: "UncordonHost",
+			Handler:    _HostService_UncordonHost_Handler,
+		},
+		{
+			MethodName: "DrainHost",
+			Handler:    _HostService_DrainHost_Handler,
 		},
 		{
 			MethodName: "CreateHostToken",

@@ -86,6 +86,67 @@ func (ChangeKind) EnumDescriptor() ([]byte, []int) {
 	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{0}
 }
 
+// IfUnknown is what the lost outcome of a once-only action means: the agent died while it acted.
+type IfUnknown int32
+
+const (
+	// IF_UNKNOWN_UNSPECIFIED means ASK.
+	IfUnknown_IF_UNKNOWN_UNSPECIFIED IfUnknown = 0
+	// IF_UNKNOWN_ASK asks a human, who finds out and says it with `musterctl run resolve`.
+	IfUnknown_IF_UNKNOWN_ASK IfUnknown = 1
+	// IF_UNKNOWN_PROBE asks done_if: yes means done, no means another attempt.
+	IfUnknown_IF_UNKNOWN_PROBE IfUnknown = 2
+	// IF_UNKNOWN_REPEAT performs the action again.
+	IfUnknown_IF_UNKNOWN_REPEAT IfUnknown = 3
+	// IF_UNKNOWN_STOP fails the step.
+	IfUnknown_IF_UNKNOWN_STOP IfUnknown = 4
+)
+
+// Enum value maps for IfUnknown.
+var (
+	IfUnknown_name = map[int32]string{
+		0: "IF_UNKNOWN_UNSPECIFIED",
+		1: "IF_UNKNOWN_ASK",
+		2: "IF_UNKNOWN_PROBE",
+		3: "IF_UNKNOWN_REPEAT",
+		4: "IF_UNKNOWN_STOP",
+	}
+	IfUnknown_value = map[string]int32{
+		"IF_UNKNOWN_UNSPECIFIED": 0,
+		"IF_UNKNOWN_ASK":         1,
+		"IF_UNKNOWN_PROBE":       2,
+		"IF_UNKNOWN_REPEAT":      3,
+		"IF_UNKNOWN_STOP":        4,
+	}
+)
+
+func (x IfUnknown) Enum() *IfUnknown {
+	p := new(IfUnknown)
+	*p = x
+	return p
+}
+
+func (x IfUnknown) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (IfUnknown) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_coordinator_v1_plan_proto_enumTypes[1].Descriptor()
+}
+
+func (IfUnknown) Type() protoreflect.EnumType {
+	return &file_muster_coordinator_v1_plan_proto_enumTypes[1]
+}
+
+func (x IfUnknown) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use IfUnknown.Descriptor instead.
+func (IfUnknown) EnumDescriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{1}
+}
+
 // FailureAction is what happens when a budget is exceeded. The words are Docker's.
 type FailureAction int32
 
@@ -127,11 +188,11 @@ func (x FailureAction) String() string {
 }
 
 func (FailureAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_muster_coordinator_v1_plan_proto_enumTypes[1].Descriptor()
+	return file_muster_coordinator_v1_plan_proto_enumTypes[2].Descriptor()
 }
 
 func (FailureAction) Type() protoreflect.EnumType {
-	return &file_muster_coordinator_v1_plan_proto_enumTypes[1]
+	return &file_muster_coordinator_v1_plan_proto_enumTypes[2]
 }
 
 func (x FailureAction) Number() protoreflect.EnumNumber {
@@ -140,7 +201,7 @@ func (x FailureAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FailureAction.Descriptor instead.
 func (FailureAction) EnumDescriptor() ([]byte, []int) {
-	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{1}
+	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{2}
 }
 
 // Plan is a frozen graph of typed steps, resolved against the fleet. The engine runs any plan; it knows no procedure by name.
@@ -167,7 +228,13 @@ type Plan struct {
 	// activate_release becomes the stack's current release when the run succeeds; 0 for none.
 	ActivateRelease uint64 `protobuf:"varint,10,opt,name=activate_release,json=activateRelease,proto3" json:"activate_release,omitempty"`
 	// changes by service, for the operator.
-	Changes       []*ServiceChange `protobuf:"bytes,11,rep,name=changes,proto3" json:"changes,omitempty"`
+	Changes []*ServiceChange `protobuf:"bytes,11,rep,name=changes,proto3" json:"changes,omitempty"`
+	// on_deadline is what happens when max_duration has passed before the run has ended: ROLLBACK, or PAUSE to stop and ask.
+	OnDeadline FailureAction `protobuf:"varint,12,opt,name=on_deadline,json=onDeadline,proto3,enum=muster.coordinator.v1.FailureAction" json:"on_deadline,omitempty"`
+	// abandons are containers on hosts that do not answer: they are given up when the plan's release is in place, and removed when their hosts come back.
+	Abandons []*Abandoned `protobuf:"bytes,13,rep,name=abandons,proto3" json:"abandons,omitempty"`
+	// reclaims are abandoned containers that the plan removes.
+	Reclaims      []*Abandoned `protobuf:"bytes,14,rep,name=reclaims,proto3" json:"reclaims,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -279,6 +346,82 @@ func (x *Plan) GetChanges() []*ServiceChange {
 	return nil
 }
 
+func (x *Plan) GetOnDeadline() FailureAction {
+	if x != nil {
+		return x.OnDeadline
+	}
+	return FailureAction_FAILURE_ACTION_UNSPECIFIED
+}
+
+func (x *Plan) GetAbandons() []*Abandoned {
+	if x != nil {
+		return x.Abandons
+	}
+	return nil
+}
+
+func (x *Plan) GetReclaims() []*Abandoned {
+	if x != nil {
+		return x.Reclaims
+	}
+	return nil
+}
+
+// Abandoned is a container that no release accounts for any more and that could not be removed, because its host did not answer.
+type Abandoned struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host by its name.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// container by its name.
+	Container     string `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Abandoned) Reset() {
+	*x = Abandoned{}
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Abandoned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Abandoned) ProtoMessage() {}
+
+func (x *Abandoned) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Abandoned.ProtoReflect.Descriptor instead.
+func (*Abandoned) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Abandoned) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Abandoned) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
 // ServiceChange tells what a plan does to one service.
 type ServiceChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -302,7 +445,7 @@ type ServiceChange struct {
 
 func (x *ServiceChange) Reset() {
 	*x = ServiceChange{}
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[1]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +457,7 @@ func (x *ServiceChange) String() string {
 func (*ServiceChange) ProtoMessage() {}
 
 func (x *ServiceChange) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[1]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +470,7 @@ func (x *ServiceChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceChange.ProtoReflect.Descriptor instead.
 func (*ServiceChange) Descriptor() ([]byte, []int) {
-	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{1}
+	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ServiceChange) GetService() string {
@@ -394,7 +537,7 @@ type FieldChange struct {
 
 func (x *FieldChange) Reset() {
 	*x = FieldChange{}
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[2]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -406,7 +549,7 @@ func (x *FieldChange) String() string {
 func (*FieldChange) ProtoMessage() {}
 
 func (x *FieldChange) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[2]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -419,7 +562,7 @@ func (x *FieldChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldChange.ProtoReflect.Descriptor instead.
 func (*FieldChange) Descriptor() ([]byte, []int) {
-	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{2}
+	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *FieldChange) GetPath() string {
@@ -469,14 +612,26 @@ type Step struct {
 	// undo actions, performed in this order when the run is rolled back and the step may have had an effect.
 	Undo []*Undo `protobuf:"bytes,11,rep,name=undo,proto3" json:"undo,omitempty"`
 	// clean_up steps are performed once every other step has settled well and the release is in place; their failure does not fail the run.
-	CleanUp       bool `protobuf:"varint,12,opt,name=clean_up,json=cleanUp,proto3" json:"clean_up,omitempty"`
+	CleanUp bool `protobuf:"varint,12,opt,name=clean_up,json=cleanUp,proto3" json:"clean_up,omitempty"`
+	// approval makes the step a question to people: it has no action and is done when enough of them have said yes.
+	Approval *Approval `protobuf:"bytes,13,opt,name=approval,proto3" json:"approval,omitempty"`
+	// done_if says whether what the step is for is there already. It is asked before the action, which it may spare, and when an outcome was lost.
+	DoneIf *Check `protobuf:"bytes,14,opt,name=done_if,json=doneIf,proto3" json:"done_if,omitempty"`
+	// verify must hold after the action, or the step has failed.
+	Verify *Check `protobuf:"bytes,15,opt,name=verify,proto3" json:"verify,omitempty"`
+	// verify_for is how long verify is asked again until it holds; 0 asks once.
+	VerifyFor *durationpb.Duration `protobuf:"bytes,16,opt,name=verify_for,json=verifyFor,proto3" json:"verify_for,omitempty"`
+	// if_unknown says what the lost outcome of a once-only action means.
+	IfUnknown IfUnknown `protobuf:"varint,17,opt,name=if_unknown,json=ifUnknown,proto3,enum=muster.coordinator.v1.IfUnknown" json:"if_unknown,omitempty"`
+	// retry_backoff multiplies the retry_delay after every attempt, up to 5 minutes; 0 means 1.
+	RetryBackoff  float64 `protobuf:"fixed64,18,opt,name=retry_backoff,json=retryBackoff,proto3" json:"retry_backoff,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[3]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +643,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[3]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +656,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{3}
+	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Step) GetId() string {
@@ -588,6 +743,203 @@ func (x *Step) GetCleanUp() bool {
 	return false
 }
 
+func (x *Step) GetApproval() *Approval {
+	if x != nil {
+		return x.Approval
+	}
+	return nil
+}
+
+func (x *Step) GetDoneIf() *Check {
+	if x != nil {
+		return x.DoneIf
+	}
+	return nil
+}
+
+func (x *Step) GetVerify() *Check {
+	if x != nil {
+		return x.Verify
+	}
+	return nil
+}
+
+func (x *Step) GetVerifyFor() *durationpb.Duration {
+	if x != nil {
+		return x.VerifyFor
+	}
+	return nil
+}
+
+func (x *Step) GetIfUnknown() IfUnknown {
+	if x != nil {
+		return x.IfUnknown
+	}
+	return IfUnknown_IF_UNKNOWN_UNSPECIFIED
+}
+
+func (x *Step) GetRetryBackoff() float64 {
+	if x != nil {
+		return x.RetryBackoff
+	}
+	return 0
+}
+
+// Approval is a question to people, bound to the hash of the plan that they see.
+type Approval struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// prompt is the question.
+	Prompt string `protobuf:"bytes,1,opt,name=prompt,proto3" json:"prompt,omitempty"`
+	// roles that may answer; empty means operator and admin.
+	Roles []v1.Role `protobuf:"varint,2,rep,packed,name=roles,proto3,enum=muster.access.v1.Role" json:"roles,omitempty"`
+	// count of different people who must say yes; 0 means 1. One no is enough to end it.
+	Count uint32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	// allow_initiator lets who started the run be one of them.
+	AllowInitiator bool `protobuf:"varint,4,opt,name=allow_initiator,json=allowInitiator,proto3" json:"allow_initiator,omitempty"`
+	// expires this long after it was asked; 0 means 1 h.
+	Expires *durationpb.Duration `protobuf:"bytes,5,opt,name=expires,proto3" json:"expires,omitempty"`
+	// on_expiry is what happens then, and after a no: ROLLBACK takes the run back, PAUSE stops and waits.
+	OnExpiry      FailureAction `protobuf:"varint,6,opt,name=on_expiry,json=onExpiry,proto3,enum=muster.coordinator.v1.FailureAction" json:"on_expiry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Approval) Reset() {
+	*x = Approval{}
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Approval) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Approval) ProtoMessage() {}
+
+func (x *Approval) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Approval.ProtoReflect.Descriptor instead.
+func (*Approval) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Approval) GetPrompt() string {
+	if x != nil {
+		return x.Prompt
+	}
+	return ""
+}
+
+func (x *Approval) GetRoles() []v1.Role {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *Approval) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Approval) GetAllowInitiator() bool {
+	if x != nil {
+		return x.AllowInitiator
+	}
+	return false
+}
+
+func (x *Approval) GetExpires() *durationpb.Duration {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Approval) GetOnExpiry() FailureAction {
+	if x != nil {
+		return x.OnExpiry
+	}
+	return FailureAction_FAILURE_ACTION_UNSPECIFIED
+}
+
+// Check is a question to an agent, answered with yes or no.
+type Check struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// probe is a method without effect; absent means the step's own action, whose response is looked at.
+	Probe *Action `protobuf:"bytes,1,opt,name=probe,proto3" json:"probe,omitempty"`
+	// host whose agent is asked; empty means the step's.
+	Host string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	// expression in CEL over `result`, the response of the probe: its value is a bool.
+	Expression    string `protobuf:"bytes,3,opt,name=expression,proto3" json:"expression,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Check) GetProbe() *Action {
+	if x != nil {
+		return x.Probe
+	}
+	return nil
+}
+
+func (x *Check) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Check) GetExpression() string {
+	if x != nil {
+		return x.Expression
+	}
+	return ""
+}
+
 // Action is one rpc of an agent.
 type Action struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -603,7 +955,7 @@ type Action struct {
 
 func (x *Action) Reset() {
 	*x = Action{}
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[4]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +967,7 @@ func (x *Action) String() string {
 func (*Action) ProtoMessage() {}
 
 func (x *Action) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[4]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +980,7 @@ func (x *Action) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Action.ProtoReflect.Descriptor instead.
 func (*Action) Descriptor() ([]byte, []int) {
-	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{4}
+	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Action) GetMethod() string {
@@ -669,7 +1021,7 @@ type Undo struct {
 
 func (x *Undo) Reset() {
 	*x = Undo{}
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[5]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +1033,7 @@ func (x *Undo) String() string {
 func (*Undo) ProtoMessage() {}
 
 func (x *Undo) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[5]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +1046,7 @@ func (x *Undo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Undo.ProtoReflect.Descriptor instead.
 func (*Undo) Descriptor() ([]byte, []int) {
-	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{5}
+	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Undo) GetTitle() string {
@@ -736,13 +1088,15 @@ type FailureBudget struct {
 	MaxFailureRatio float64 `protobuf:"fixed64,3,opt,name=max_failure_ratio,json=maxFailureRatio,proto3" json:"max_failure_ratio,omitempty"`
 	// failure_action when it is exceeded.
 	FailureAction FailureAction `protobuf:"varint,4,opt,name=failure_action,json=failureAction,proto3,enum=muster.coordinator.v1.FailureAction" json:"failure_action,omitempty"`
+	// max_failed groups that are tolerated, as a number: it takes the place of the ratio.
+	MaxFailed     *uint32 `protobuf:"varint,5,opt,name=max_failed,json=maxFailed,proto3,oneof" json:"max_failed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FailureBudget) Reset() {
 	*x = FailureBudget{}
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[6]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +1108,7 @@ func (x *FailureBudget) String() string {
 func (*FailureBudget) ProtoMessage() {}
 
 func (x *FailureBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[6]
+	mi := &file_muster_coordinator_v1_plan_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +1121,7 @@ func (x *FailureBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailureBudget.ProtoReflect.Descriptor instead.
 func (*FailureBudget) Descriptor() ([]byte, []int) {
-	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{6}
+	return file_muster_coordinator_v1_plan_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FailureBudget) GetName() string {
@@ -798,11 +1152,18 @@ func (x *FailureBudget) GetFailureAction() FailureAction {
 	return FailureAction_FAILURE_ACTION_UNSPECIFIED
 }
 
+func (x *FailureBudget) GetMaxFailed() uint32 {
+	if x != nil && x.MaxFailed != nil {
+		return *x.MaxFailed
+	}
+	return 0
+}
+
 var File_muster_coordinator_v1_plan_proto protoreflect.FileDescriptor
 
 const file_muster_coordinator_v1_plan_proto_rawDesc = "" +
 	"\n" +
-	" muster/coordinator/v1/plan.proto\x12\x15muster.coordinator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dmuster/access/v1/access.proto\"\xac\x03\n" +
+	" muster/coordinator/v1/plan.proto\x12\x15muster.coordinator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dmuster/access/v1/access.proto\"\xef\x04\n" +
 	"\x04Plan\x12\x1c\n" +
 	"\tprocedure\x18\x01 \x01(\tR\tprocedure\x12\x14\n" +
 	"\x05title\x18\x02 \x01(\tR\x05title\x121\n" +
@@ -815,7 +1176,14 @@ const file_muster_coordinator_v1_plan_proto_rawDesc = "" +
 	"\x05stack\x18\t \x01(\tR\x05stack\x12)\n" +
 	"\x10activate_release\x18\n" +
 	" \x01(\x04R\x0factivateRelease\x12>\n" +
-	"\achanges\x18\v \x03(\v2$.muster.coordinator.v1.ServiceChangeR\achanges\"\xa8\x02\n" +
+	"\achanges\x18\v \x03(\v2$.muster.coordinator.v1.ServiceChangeR\achanges\x12E\n" +
+	"\von_deadline\x18\f \x01(\x0e2$.muster.coordinator.v1.FailureActionR\n" +
+	"onDeadline\x12<\n" +
+	"\babandons\x18\r \x03(\v2 .muster.coordinator.v1.AbandonedR\babandons\x12<\n" +
+	"\breclaims\x18\x0e \x03(\v2 .muster.coordinator.v1.AbandonedR\breclaims\"=\n" +
+	"\tAbandoned\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
+	"\tcontainer\x18\x02 \x01(\tR\tcontainer\"\xa8\x02\n" +
 	"\rServiceChange\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x125\n" +
 	"\x04kind\x18\x02 \x01(\x0e2!.muster.coordinator.v1.ChangeKindR\x04kind\x12)\n" +
@@ -827,7 +1195,7 @@ const file_muster_coordinator_v1_plan_proto_rawDesc = "" +
 	"\vFieldChange\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
-	"\x05after\x18\x03 \x01(\tR\x05after\"\xb4\x03\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\"\xfe\x05\n" +
 	"\x04Step\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05title\x18\x02 \x01(\tR\x05title\x12\x14\n" +
@@ -842,7 +1210,28 @@ const file_muster_coordinator_v1_plan_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"retryDelay\x12/\n" +
 	"\x04undo\x18\v \x03(\v2\x1b.muster.coordinator.v1.UndoR\x04undo\x12\x19\n" +
-	"\bclean_up\x18\f \x01(\bR\acleanUp\"l\n" +
+	"\bclean_up\x18\f \x01(\bR\acleanUp\x12;\n" +
+	"\bapproval\x18\r \x01(\v2\x1f.muster.coordinator.v1.ApprovalR\bapproval\x125\n" +
+	"\adone_if\x18\x0e \x01(\v2\x1c.muster.coordinator.v1.CheckR\x06doneIf\x124\n" +
+	"\x06verify\x18\x0f \x01(\v2\x1c.muster.coordinator.v1.CheckR\x06verify\x128\n" +
+	"\n" +
+	"verify_for\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\tverifyFor\x12?\n" +
+	"\n" +
+	"if_unknown\x18\x11 \x01(\x0e2 .muster.coordinator.v1.IfUnknownR\tifUnknown\x12#\n" +
+	"\rretry_backoff\x18\x12 \x01(\x01R\fretryBackoff\"\x87\x02\n" +
+	"\bApproval\x12\x16\n" +
+	"\x06prompt\x18\x01 \x01(\tR\x06prompt\x12,\n" +
+	"\x05roles\x18\x02 \x03(\x0e2\x16.muster.access.v1.RoleR\x05roles\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\x12'\n" +
+	"\x0fallow_initiator\x18\x04 \x01(\bR\x0eallowInitiator\x123\n" +
+	"\aexpires\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aexpires\x12A\n" +
+	"\ton_expiry\x18\x06 \x01(\x0e2$.muster.coordinator.v1.FailureActionR\bonExpiry\"p\n" +
+	"\x05Check\x123\n" +
+	"\x05probe\x18\x01 \x01(\v2\x1d.muster.coordinator.v1.ActionR\x05probe\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x1e\n" +
+	"\n" +
+	"expression\x18\x03 \x01(\tR\n" +
+	"expression\"l\n" +
 	"\x06Action\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x18\n" +
 	"\arequest\x18\x02 \x01(\fR\arequest\x120\n" +
@@ -851,19 +1240,28 @@ const file_muster_coordinator_v1_plan_proto_rawDesc = "" +
 	"\x05title\x18\x01 \x01(\tR\x05title\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x125\n" +
 	"\x06action\x18\x03 \x01(\v2\x1d.muster.coordinator.v1.ActionR\x06action\x123\n" +
-	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\xb4\x01\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\xe7\x01\n" +
 	"\rFailureBudget\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06groups\x18\x02 \x03(\tR\x06groups\x12*\n" +
 	"\x11max_failure_ratio\x18\x03 \x01(\x01R\x0fmaxFailureRatio\x12K\n" +
-	"\x0efailure_action\x18\x04 \x01(\x0e2$.muster.coordinator.v1.FailureActionR\rfailureAction*\x87\x01\n" +
+	"\x0efailure_action\x18\x04 \x01(\x0e2$.muster.coordinator.v1.FailureActionR\rfailureAction\x12\"\n" +
+	"\n" +
+	"max_failed\x18\x05 \x01(\rH\x00R\tmaxFailed\x88\x01\x01B\r\n" +
+	"\v_max_failed*\x87\x01\n" +
 	"\n" +
 	"ChangeKind\x12\x1b\n" +
 	"\x17CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10CHANGE_KIND_NONE\x10\x01\x12\x16\n" +
 	"\x12CHANGE_KIND_CREATE\x10\x02\x12\x16\n" +
 	"\x12CHANGE_KIND_UPDATE\x10\x03\x12\x16\n" +
-	"\x12CHANGE_KIND_REMOVE\x10\x04*\x83\x01\n" +
+	"\x12CHANGE_KIND_REMOVE\x10\x04*}\n" +
+	"\tIfUnknown\x12\x1a\n" +
+	"\x16IF_UNKNOWN_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eIF_UNKNOWN_ASK\x10\x01\x12\x14\n" +
+	"\x10IF_UNKNOWN_PROBE\x10\x02\x12\x15\n" +
+	"\x11IF_UNKNOWN_REPEAT\x10\x03\x12\x13\n" +
+	"\x0fIF_UNKNOWN_STOP\x10\x04*\x83\x01\n" +
 	"\rFailureAction\x12\x1e\n" +
 	"\x1aFAILURE_ACTION_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17FAILURE_ACTION_ROLLBACK\x10\x01\x12\x18\n" +
@@ -883,42 +1281,59 @@ func file_muster_coordinator_v1_plan_proto_rawDescGZIP() []byte {
 	return file_muster_coordinator_v1_plan_proto_rawDescData
 }
 
-var file_muster_coordinator_v1_plan_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_muster_coordinator_v1_plan_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_muster_coordinator_v1_plan_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_muster_coordinator_v1_plan_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_muster_coordinator_v1_plan_proto_goTypes = []any{
 	(ChangeKind)(0),             // 0: muster.coordinator.v1.ChangeKind
-	(FailureAction)(0),          // 1: muster.coordinator.v1.FailureAction
-	(*Plan)(nil),                // 2: muster.coordinator.v1.Plan
-	(*ServiceChange)(nil),       // 3: muster.coordinator.v1.ServiceChange
-	(*FieldChange)(nil),         // 4: muster.coordinator.v1.FieldChange
-	(*Step)(nil),                // 5: muster.coordinator.v1.Step
-	(*Action)(nil),              // 6: muster.coordinator.v1.Action
-	(*Undo)(nil),                // 7: muster.coordinator.v1.Undo
-	(*FailureBudget)(nil),       // 8: muster.coordinator.v1.FailureBudget
-	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
-	(v1.Effect)(0),              // 10: muster.access.v1.Effect
+	(IfUnknown)(0),              // 1: muster.coordinator.v1.IfUnknown
+	(FailureAction)(0),          // 2: muster.coordinator.v1.FailureAction
+	(*Plan)(nil),                // 3: muster.coordinator.v1.Plan
+	(*Abandoned)(nil),           // 4: muster.coordinator.v1.Abandoned
+	(*ServiceChange)(nil),       // 5: muster.coordinator.v1.ServiceChange
+	(*FieldChange)(nil),         // 6: muster.coordinator.v1.FieldChange
+	(*Step)(nil),                // 7: muster.coordinator.v1.Step
+	(*Approval)(nil),            // 8: muster.coordinator.v1.Approval
+	(*Check)(nil),               // 9: muster.coordinator.v1.Check
+	(*Action)(nil),              // 10: muster.coordinator.v1.Action
+	(*Undo)(nil),                // 11: muster.coordinator.v1.Undo
+	(*FailureBudget)(nil),       // 12: muster.coordinator.v1.FailureBudget
+	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
+	(v1.Role)(0),                // 14: muster.access.v1.Role
+	(v1.Effect)(0),              // 15: muster.access.v1.Effect
 }
 var file_muster_coordinator_v1_plan_proto_depIdxs = []int32{
-	5,  // 0: muster.coordinator.v1.Plan.steps:type_name -> muster.coordinator.v1.Step
-	8,  // 1: muster.coordinator.v1.Plan.budgets:type_name -> muster.coordinator.v1.FailureBudget
-	9,  // 2: muster.coordinator.v1.Plan.max_duration:type_name -> google.protobuf.Duration
-	3,  // 3: muster.coordinator.v1.Plan.changes:type_name -> muster.coordinator.v1.ServiceChange
-	0,  // 4: muster.coordinator.v1.ServiceChange.kind:type_name -> muster.coordinator.v1.ChangeKind
-	4,  // 5: muster.coordinator.v1.ServiceChange.fields:type_name -> muster.coordinator.v1.FieldChange
-	6,  // 6: muster.coordinator.v1.Step.action:type_name -> muster.coordinator.v1.Action
-	9,  // 7: muster.coordinator.v1.Step.timeout:type_name -> google.protobuf.Duration
-	9,  // 8: muster.coordinator.v1.Step.delay:type_name -> google.protobuf.Duration
-	9,  // 9: muster.coordinator.v1.Step.retry_delay:type_name -> google.protobuf.Duration
-	7,  // 10: muster.coordinator.v1.Step.undo:type_name -> muster.coordinator.v1.Undo
-	10, // 11: muster.coordinator.v1.Action.effect:type_name -> muster.access.v1.Effect
-	6,  // 12: muster.coordinator.v1.Undo.action:type_name -> muster.coordinator.v1.Action
-	9,  // 13: muster.coordinator.v1.Undo.timeout:type_name -> google.protobuf.Duration
-	1,  // 14: muster.coordinator.v1.FailureBudget.failure_action:type_name -> muster.coordinator.v1.FailureAction
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	7,  // 0: muster.coordinator.v1.Plan.steps:type_name -> muster.coordinator.v1.Step
+	12, // 1: muster.coordinator.v1.Plan.budgets:type_name -> muster.coordinator.v1.FailureBudget
+	13, // 2: muster.coordinator.v1.Plan.max_duration:type_name -> google.protobuf.Duration
+	5,  // 3: muster.coordinator.v1.Plan.changes:type_name -> muster.coordinator.v1.ServiceChange
+	2,  // 4: muster.coordinator.v1.Plan.on_deadline:type_name -> muster.coordinator.v1.FailureAction
+	4,  // 5: muster.coordinator.v1.Plan.abandons:type_name -> muster.coordinator.v1.Abandoned
+	4,  // 6: muster.coordinator.v1.Plan.reclaims:type_name -> muster.coordinator.v1.Abandoned
+	0,  // 7: muster.coordinator.v1.ServiceChange.kind:type_name -> muster.coordinator.v1.ChangeKind
+	6,  // 8: muster.coordinator.v1.ServiceChange.fields:type_name -> muster.coordinator.v1.FieldChange
+	10, // 9: muster.coordinator.v1.Step.action:type_name -> muster.coordinator.v1.Action
+	13, // 10: muster.coordinator.v1.Step.timeout:type_name -> google.protobuf.Duration
+	13, // 11: muster.coordinator.v1.Step.delay:type_name -> google.protobuf.Duration
+	13, // 12: muster.coordinator.v1.Step.retry_delay:type_name -> google.protobuf.Duration
+	11, // 13: muster.coordinator.v1.Step.undo:type_name -> muster.coordinator.v1.Undo
+	8,  // 14: muster.coordinator.v1.Step.approval:type_name -> muster.coordinator.v1.Approval
+	9,  // 15: muster.coordinator.v1.Step.done_if:type_name -> muster.coordinator.v1.Check
+	9,  // 16: muster.coordinator.v1.Step.verify:type_name -> muster.coordinator.v1.Check
+	13, // 17: muster.coordinator.v1.Step.verify_for:type_name -> google.protobuf.Duration
+	1,  // 18: muster.coordinator.v1.Step.if_unknown:type_name -> muster.coordinator.v1.IfUnknown
+	14, // 19: muster.coordinator.v1.Approval.roles:type_name -> muster.access.v1.Role
+	13, // 20: muster.coordinator.v1.Approval.expires:type_name -> google.protobuf.Duration
+	2,  // 21: muster.coordinator.v1.Approval.on_expiry:type_name -> muster.coordinator.v1.FailureAction
+	10, // 22: muster.coordinator.v1.Check.probe:type_name -> muster.coordinator.v1.Action
+	15, // 23: muster.coordinator.v1.Action.effect:type_name -> muster.access.v1.Effect
+	10, // 24: muster.coordinator.v1.Undo.action:type_name -> muster.coordinator.v1.Action
+	13, // 25: muster.coordinator.v1.Undo.timeout:type_name -> google.protobuf.Duration
+	2,  // 26: muster.coordinator.v1.FailureBudget.failure_action:type_name -> muster.coordinator.v1.FailureAction
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_muster_coordinator_v1_plan_proto_init() }
@@ -926,13 +1341,14 @@ func file_muster_coordinator_v1_plan_proto_init() {
 	if File_muster_coordinator_v1_plan_proto != nil {
 		return
 	}
+	file_muster_coordinator_v1_plan_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_coordinator_v1_plan_proto_rawDesc), len(file_muster_coordinator_v1_plan_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   7,
+			NumEnums:      3,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -31,7 +31,7 @@ const (
 	RunState_RUN_STATE_UNSPECIFIED RunState = 0
 	// RUN_STATE_RUNNING performs steps.
 	RunState_RUN_STATE_RUNNING RunState = 1
-	// RUN_STATE_PAUSED starts no further step until it is resumed.
+	// RUN_STATE_PAUSED starts no further step until it is resumed. Groups that failed are taken back even so.
 	RunState_RUN_STATE_PAUSED RunState = 2
 	// RUN_STATE_ROLLING_BACK takes steps back.
 	RunState_RUN_STATE_ROLLING_BACK RunState = 3
@@ -120,6 +120,8 @@ const (
 	StepState_STEP_STATE_FAILED StepState = 6
 	// STEP_STATE_SKIPPED was not performed.
 	StepState_STEP_STATE_SKIPPED StepState = 7
+	// STEP_STATE_ASKING waits for people: for their approval, or for word of what became of an operation whose outcome was lost.
+	StepState_STEP_STATE_ASKING StepState = 8
 )
 
 // Enum value maps for StepState.
@@ -133,6 +135,7 @@ var (
 		5: "STEP_STATE_DONE",
 		6: "STEP_STATE_FAILED",
 		7: "STEP_STATE_SKIPPED",
+		8: "STEP_STATE_ASKING",
 	}
 	StepState_value = map[string]int32{
 		"STEP_STATE_UNSPECIFIED": 0,
@@ -143,6 +146,7 @@ var (
 		"STEP_STATE_DONE":        5,
 		"STEP_STATE_FAILED":      6,
 		"STEP_STATE_SKIPPED":     7,
+		"STEP_STATE_ASKING":      8,
 	}
 )
 
@@ -446,7 +450,13 @@ type StepStatus struct {
 	// unreachable_since is set while the leader cannot reach the host of an open operation.
 	UnreachableSince *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=unreachable_since,json=unreachableSince,proto3" json:"unreachable_since,omitempty"`
 	// dispatched says that the operation may have reached its host in some attempt, so that its step must be undone.
-	Dispatched    bool `protobuf:"varint,18,opt,name=dispatched,proto3" json:"dispatched,omitempty"`
+	Dispatched bool `protobuf:"varint,18,opt,name=dispatched,proto3" json:"dispatched,omitempty"`
+	// decisions of people so far, in order.
+	Decisions []*Decision `protobuf:"bytes,19,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	// question that is asked while the step is ASKING.
+	Question string `protobuf:"bytes,20,opt,name=question,proto3" json:"question,omitempty"`
+	// spared says that the step is done without its action: done_if held already.
+	Spared        bool `protobuf:"varint,21,opt,name=spared,proto3" json:"spared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -607,6 +617,100 @@ func (x *StepStatus) GetDispatched() bool {
 	return false
 }
 
+func (x *StepStatus) GetDecisions() []*Decision {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
+func (x *StepStatus) GetQuestion() string {
+	if x != nil {
+		return x.Question
+	}
+	return ""
+}
+
+func (x *StepStatus) GetSpared() bool {
+	if x != nil {
+		return x.Spared
+	}
+	return false
+}
+
+// Decision is what one person said to a step that asks.
+type Decision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// actor is the identity that said it.
+	Actor string `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	// approve is a yes, otherwise a no.
+	Approve bool `protobuf:"varint,2,opt,name=approve,proto3" json:"approve,omitempty"`
+	// reason that was given.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// at the leader's clock.
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision) Reset() {
+	*x = Decision{}
+	mi := &file_muster_coordinator_v1_run_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision) ProtoMessage() {}
+
+func (x *Decision) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_run_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision.ProtoReflect.Descriptor instead.
+func (*Decision) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_run_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Decision) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Decision) GetApprove() bool {
+	if x != nil {
+		return x.Approve
+	}
+	return false
+}
+
+func (x *Decision) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Decision) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 // Blocker says why a run does not move.
 type Blocker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -626,7 +730,7 @@ type Blocker struct {
 
 func (x *Blocker) Reset() {
 	*x = Blocker{}
-	mi := &file_muster_coordinator_v1_run_proto_msgTypes[2]
+	mi := &file_muster_coordinator_v1_run_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +742,7 @@ func (x *Blocker) String() string {
 func (*Blocker) ProtoMessage() {}
 
 func (x *Blocker) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_coordinator_v1_run_proto_msgTypes[2]
+	mi := &file_muster_coordinator_v1_run_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +755,7 @@ func (x *Blocker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blocker.ProtoReflect.Descriptor instead.
 func (*Blocker) Descriptor() ([]byte, []int) {
-	return file_muster_coordinator_v1_run_proto_rawDescGZIP(), []int{2}
+	return file_muster_coordinator_v1_run_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Blocker) GetSummary() string {
@@ -721,7 +825,7 @@ const file_muster_coordinator_v1_run_proto_rawDesc = "" +
 	"\fcancelled_by\x18\x13 \x01(\tR\vcancelledBy\x12)\n" +
 	"\x10activate_release\x18\x14 \x01(\x04R\x0factivateRelease\x127\n" +
 	"\tpaused_at\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\bpausedAt\x12\x1c\n" +
-	"\tcommitted\x18\x16 \x01(\bR\tcommitted\"\xc3\x05\n" +
+	"\tcommitted\x18\x16 \x01(\bR\tcommitted\"\xb6\x06\n" +
 	"\n" +
 	"StepStatus\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x17\n" +
@@ -747,7 +851,15 @@ const file_muster_coordinator_v1_run_proto_rawDesc = "" +
 	"\x11unreachable_since\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x10unreachableSince\x12\x1e\n" +
 	"\n" +
 	"dispatched\x18\x12 \x01(\bR\n" +
-	"dispatched\"\xba\x01\n" +
+	"dispatched\x12=\n" +
+	"\tdecisions\x18\x13 \x03(\v2\x1f.muster.coordinator.v1.DecisionR\tdecisions\x12\x1a\n" +
+	"\bquestion\x18\x14 \x01(\tR\bquestion\x12\x16\n" +
+	"\x06spared\x18\x15 \x01(\bR\x06spared\"~\n" +
+	"\bDecision\x12\x14\n" +
+	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x18\n" +
+	"\aapprove\x18\x02 \x01(\bR\aapprove\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xba\x01\n" +
 	"\aBlocker\x12\x18\n" +
 	"\asummary\x18\x01 \x01(\tR\asummary\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
@@ -763,7 +875,7 @@ const file_muster_coordinator_v1_run_proto_rawDesc = "" +
 	"\x13RUN_STATE_SUCCEEDED\x10\x05\x12\x19\n" +
 	"\x15RUN_STATE_ROLLED_BACK\x10\x06\x12\x17\n" +
 	"\x13RUN_STATE_CANCELLED\x10\a\x12\x14\n" +
-	"\x10RUN_STATE_FAILED\x10\b*\xcb\x01\n" +
+	"\x10RUN_STATE_FAILED\x10\b*\xe2\x01\n" +
 	"\tStepState\x12\x1a\n" +
 	"\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12STEP_STATE_PENDING\x10\x01\x12\x16\n" +
@@ -772,7 +884,8 @@ const file_muster_coordinator_v1_run_proto_rawDesc = "" +
 	"\x12STEP_STATE_UNKNOWN\x10\x04\x12\x13\n" +
 	"\x0fSTEP_STATE_DONE\x10\x05\x12\x15\n" +
 	"\x11STEP_STATE_FAILED\x10\x06\x12\x16\n" +
-	"\x12STEP_STATE_SKIPPED\x10\aB\xe6\x01\n" +
+	"\x12STEP_STATE_SKIPPED\x10\a\x12\x15\n" +
+	"\x11STEP_STATE_ASKING\x10\bB\xe6\x01\n" +
 	"\x19com.muster.coordinator.v1B\bRunProtoP\x01ZIgithub.com/spheroseg/muster/proto/gen/muster/coordinator/v1;coordinatorv1\xa2\x02\x03MCX\xaa\x02\x15Muster.Coordinator.V1\xca\x02\x15Muster\\Coordinator\\V1\xe2\x02!Muster\\Coordinator\\V1\\GPBMetadata\xea\x02\x17Muster::Coordinator::V1b\x06proto3"
 
 var (
@@ -788,36 +901,39 @@ func file_muster_coordinator_v1_run_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_coordinator_v1_run_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_muster_coordinator_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_muster_coordinator_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_muster_coordinator_v1_run_proto_goTypes = []any{
 	(RunState)(0),                 // 0: muster.coordinator.v1.RunState
 	(StepState)(0),                // 1: muster.coordinator.v1.StepState
 	(*Run)(nil),                   // 2: muster.coordinator.v1.Run
 	(*StepStatus)(nil),            // 3: muster.coordinator.v1.StepStatus
-	(*Blocker)(nil),               // 4: muster.coordinator.v1.Blocker
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
-	(*v1.OperationFailure)(nil),   // 6: muster.agent.v1.OperationFailure
+	(*Decision)(nil),              // 4: muster.coordinator.v1.Decision
+	(*Blocker)(nil),               // 5: muster.coordinator.v1.Blocker
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*v1.OperationFailure)(nil),   // 7: muster.agent.v1.OperationFailure
 }
 var file_muster_coordinator_v1_run_proto_depIdxs = []int32{
 	0,  // 0: muster.coordinator.v1.Run.state:type_name -> muster.coordinator.v1.RunState
-	5,  // 1: muster.coordinator.v1.Run.created_at:type_name -> google.protobuf.Timestamp
-	5,  // 2: muster.coordinator.v1.Run.finished_at:type_name -> google.protobuf.Timestamp
-	5,  // 3: muster.coordinator.v1.Run.deadline:type_name -> google.protobuf.Timestamp
-	5,  // 4: muster.coordinator.v1.Run.paused_at:type_name -> google.protobuf.Timestamp
+	6,  // 1: muster.coordinator.v1.Run.created_at:type_name -> google.protobuf.Timestamp
+	6,  // 2: muster.coordinator.v1.Run.finished_at:type_name -> google.protobuf.Timestamp
+	6,  // 3: muster.coordinator.v1.Run.deadline:type_name -> google.protobuf.Timestamp
+	6,  // 4: muster.coordinator.v1.Run.paused_at:type_name -> google.protobuf.Timestamp
 	1,  // 5: muster.coordinator.v1.StepStatus.state:type_name -> muster.coordinator.v1.StepState
-	5,  // 6: muster.coordinator.v1.StepStatus.not_before:type_name -> google.protobuf.Timestamp
-	5,  // 7: muster.coordinator.v1.StepStatus.started_at:type_name -> google.protobuf.Timestamp
-	5,  // 8: muster.coordinator.v1.StepStatus.deadline:type_name -> google.protobuf.Timestamp
-	5,  // 9: muster.coordinator.v1.StepStatus.finished_at:type_name -> google.protobuf.Timestamp
-	6,  // 10: muster.coordinator.v1.StepStatus.failure:type_name -> muster.agent.v1.OperationFailure
-	5,  // 11: muster.coordinator.v1.StepStatus.unreachable_since:type_name -> google.protobuf.Timestamp
-	5,  // 12: muster.coordinator.v1.Blocker.since:type_name -> google.protobuf.Timestamp
-	5,  // 13: muster.coordinator.v1.Blocker.next_at:type_name -> google.protobuf.Timestamp
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	6,  // 6: muster.coordinator.v1.StepStatus.not_before:type_name -> google.protobuf.Timestamp
+	6,  // 7: muster.coordinator.v1.StepStatus.started_at:type_name -> google.protobuf.Timestamp
+	6,  // 8: muster.coordinator.v1.StepStatus.deadline:type_name -> google.protobuf.Timestamp
+	6,  // 9: muster.coordinator.v1.StepStatus.finished_at:type_name -> google.protobuf.Timestamp
+	7,  // 10: muster.coordinator.v1.StepStatus.failure:type_name -> muster.agent.v1.OperationFailure
+	6,  // 11: muster.coordinator.v1.StepStatus.unreachable_since:type_name -> google.protobuf.Timestamp
+	4,  // 12: muster.coordinator.v1.StepStatus.decisions:type_name -> muster.coordinator.v1.Decision
+	6,  // 13: muster.coordinator.v1.Decision.at:type_name -> google.protobuf.Timestamp
+	6,  // 14: muster.coordinator.v1.Blocker.since:type_name -> google.protobuf.Timestamp
+	6,  // 15: muster.coordinator.v1.Blocker.next_at:type_name -> google.protobuf.Timestamp
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_muster_coordinator_v1_run_proto_init() }
@@ -831,7 +947,7 @@ func file_muster_coordinator_v1_run_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_coordinator_v1_run_proto_rawDesc), len(file_muster_coordinator_v1_run_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -10,6 +10,7 @@ import (
 	_ "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -21,6 +22,63 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// Resolution is what became of an operation whose outcome was lost.
+type Resolution int32
+
+const (
+	// RESOLUTION_UNSPECIFIED is refused.
+	Resolution_RESOLUTION_UNSPECIFIED Resolution = 0
+	// RESOLUTION_DONE means that the action had its whole effect.
+	Resolution_RESOLUTION_DONE Resolution = 1
+	// RESOLUTION_NOT_DONE means that it had none: it is performed again.
+	Resolution_RESOLUTION_NOT_DONE Resolution = 2
+	// RESOLUTION_FAILED means that it failed, or had a part of its effect: the step has failed, and is undone if the run is.
+	Resolution_RESOLUTION_FAILED Resolution = 3
+)
+
+// Enum value maps for Resolution.
+var (
+	Resolution_name = map[int32]string{
+		0: "RESOLUTION_UNSPECIFIED",
+		1: "RESOLUTION_DONE",
+		2: "RESOLUTION_NOT_DONE",
+		3: "RESOLUTION_FAILED",
+	}
+	Resolution_value = map[string]int32{
+		"RESOLUTION_UNSPECIFIED": 0,
+		"RESOLUTION_DONE":        1,
+		"RESOLUTION_NOT_DONE":    2,
+		"RESOLUTION_FAILED":      3,
+	}
+)
+
+func (x Resolution) Enum() *Resolution {
+	p := new(Resolution)
+	*p = x
+	return p
+}
+
+func (x Resolution) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Resolution) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_coordinator_v1_run_service_proto_enumTypes[0].Descriptor()
+}
+
+func (Resolution) Type() protoreflect.EnumType {
+	return &file_muster_coordinator_v1_run_service_proto_enumTypes[0]
+}
+
+func (x Resolution) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Resolution.Descriptor instead.
+func (Resolution) EnumDescriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_run_service_proto_rawDescGZIP(), []int{0}
+}
 
 // ListRunsRequest selects runs.
 type ListRunsRequest struct {
@@ -34,7 +92,9 @@ type ListRunsRequest struct {
 	// page_token of the page; empty for the first.
 	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// stale reads this coordinator's own state without asking the leader.
-	Stale         bool `protobuf:"varint,5,opt,name=stale,proto3" json:"stale,omitempty"`
+	Stale bool `protobuf:"varint,5,opt,name=stale,proto3" json:"stale,omitempty"`
+	// procedure whose runs are listed, like "rolling-update"; empty means every one's.
+	Procedure     string `protobuf:"bytes,6,opt,name=procedure,proto3" json:"procedure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -102,6 +162,13 @@ func (x *ListRunsRequest) GetStale() bool {
 		return x.Stale
 	}
 	return false
+}
+
+func (x *ListRunsRequest) GetProcedure() string {
+	if x != nil {
+		return x.Procedure
+	}
+	return ""
 }
 
 // ListRunsResponse holds a page of runs.
@@ -754,18 +821,467 @@ func (x *ResumeRunResponse) GetRun() *Run {
 	return nil
 }
 
+// DecideStepRequest is a yes or a no.
+type DecideStepRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// run_id of the run.
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// step_id of the step that asks; empty if only one does.
+	StepId string `protobuf:"bytes,2,opt,name=step_id,json=stepId,proto3" json:"step_id,omitempty"`
+	// plan_hash of the plan that was seen; at least its first 12 characters.
+	PlanHash string `protobuf:"bytes,3,opt,name=plan_hash,json=planHash,proto3" json:"plan_hash,omitempty"`
+	// approve is a yes, otherwise it is a no.
+	Approve bool `protobuf:"varint,4,opt,name=approve,proto3" json:"approve,omitempty"`
+	// request_id deduplicates the call; at most 64 characters.
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// reason that is kept with the step.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecideStepRequest) Reset() {
+	*x = DecideStepRequest{}
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecideStepRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecideStepRequest) ProtoMessage() {}
+
+func (x *DecideStepRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecideStepRequest.ProtoReflect.Descriptor instead.
+func (*DecideStepRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_run_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DecideStepRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *DecideStepRequest) GetStepId() string {
+	if x != nil {
+		return x.StepId
+	}
+	return ""
+}
+
+func (x *DecideStepRequest) GetPlanHash() string {
+	if x != nil {
+		return x.PlanHash
+	}
+	return ""
+}
+
+func (x *DecideStepRequest) GetApprove() bool {
+	if x != nil {
+		return x.Approve
+	}
+	return false
+}
+
+func (x *DecideStepRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DecideStepRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// DecideStepResponse holds the run.
+type DecideStepResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// run after the call.
+	Run           *Run `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecideStepResponse) Reset() {
+	*x = DecideStepResponse{}
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecideStepResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecideStepResponse) ProtoMessage() {}
+
+func (x *DecideStepResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecideStepResponse.ProtoReflect.Descriptor instead.
+func (*DecideStepResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_run_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DecideStepResponse) GetRun() *Run {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+// ResolveStepRequest says what became of an operation.
+type ResolveStepRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// run_id of the run.
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// step_id of the step that asks; empty if only one does.
+	StepId string `protobuf:"bytes,2,opt,name=step_id,json=stepId,proto3" json:"step_id,omitempty"`
+	// resolution is what was found out.
+	Resolution Resolution `protobuf:"varint,3,opt,name=resolution,proto3,enum=muster.coordinator.v1.Resolution" json:"resolution,omitempty"`
+	// request_id deduplicates the call; at most 64 characters.
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// reason that is kept with the step.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveStepRequest) Reset() {
+	*x = ResolveStepRequest{}
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveStepRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveStepRequest) ProtoMessage() {}
+
+func (x *ResolveStepRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveStepRequest.ProtoReflect.Descriptor instead.
+func (*ResolveStepRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_run_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ResolveStepRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *ResolveStepRequest) GetStepId() string {
+	if x != nil {
+		return x.StepId
+	}
+	return ""
+}
+
+func (x *ResolveStepRequest) GetResolution() Resolution {
+	if x != nil {
+		return x.Resolution
+	}
+	return Resolution_RESOLUTION_UNSPECIFIED
+}
+
+func (x *ResolveStepRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ResolveStepRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ResolveStepResponse holds the run.
+type ResolveStepResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// run after the call.
+	Run           *Run `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveStepResponse) Reset() {
+	*x = ResolveStepResponse{}
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveStepResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveStepResponse) ProtoMessage() {}
+
+func (x *ResolveStepResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveStepResponse.ProtoReflect.Descriptor instead.
+func (*ResolveStepResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_run_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ResolveStepResponse) GetRun() *Run {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+// ListLocksRequest selects locks.
+type ListLocksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// stale reads this coordinator's own state without asking the leader.
+	Stale         bool `protobuf:"varint,1,opt,name=stale,proto3" json:"stale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLocksRequest) Reset() {
+	*x = ListLocksRequest{}
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLocksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLocksRequest) ProtoMessage() {}
+
+func (x *ListLocksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLocksRequest.ProtoReflect.Descriptor instead.
+func (*ListLocksRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_run_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListLocksRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+// ListLocksResponse holds locks.
+type ListLocksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// locks that are held.
+	Locks         []*HeldLock `protobuf:"bytes,1,rep,name=locks,proto3" json:"locks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLocksResponse) Reset() {
+	*x = ListLocksResponse{}
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLocksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLocksResponse) ProtoMessage() {}
+
+func (x *ListLocksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLocksResponse.ProtoReflect.Descriptor instead.
+func (*ListLocksResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_run_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListLocksResponse) GetLocks() []*HeldLock {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+// HeldLock is a lock and who holds it.
+type HeldLock struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name like stack/shop.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// run_id that holds it.
+	RunId string `protobuf:"bytes,2,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// fence is the raft index at which it was taken: agents refuse what carries a lower one.
+	Fence uint64 `protobuf:"varint,3,opt,name=fence,proto3" json:"fence,omitempty"`
+	// taken_at is the time of taking.
+	TakenAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=taken_at,json=takenAt,proto3" json:"taken_at,omitempty"`
+	// reason is the title of the run.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// owner is the identity that started the run.
+	Owner         string `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldLock) Reset() {
+	*x = HeldLock{}
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldLock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldLock) ProtoMessage() {}
+
+func (x *HeldLock) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_run_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldLock.ProtoReflect.Descriptor instead.
+func (*HeldLock) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_run_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *HeldLock) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HeldLock) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *HeldLock) GetFence() uint64 {
+	if x != nil {
+		return x.Fence
+	}
+	return 0
+}
+
+func (x *HeldLock) GetTakenAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TakenAt
+	}
+	return nil
+}
+
+func (x *HeldLock) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *HeldLock) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
 var File_muster_coordinator_v1_run_service_proto protoreflect.FileDescriptor
 
 const file_muster_coordinator_v1_run_service_proto_rawDesc = "" +
 	"\n" +
-	"'muster/coordinator/v1/run_service.proto\x12\x15muster.coordinator.v1\x1a\x1dmuster/access/v1/access.proto\x1a muster/coordinator/v1/plan.proto\x1a\x1fmuster/coordinator/v1/run.proto\"\x91\x01\n" +
+	"'muster/coordinator/v1/run_service.proto\x12\x15muster.coordinator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmuster/access/v1/access.proto\x1a muster/coordinator/v1/plan.proto\x1a\x1fmuster/coordinator/v1/run.proto\"\xaf\x01\n" +
 	"\x0fListRunsRequest\x12\x14\n" +
 	"\x05stack\x18\x01 \x01(\tR\x05stack\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\bR\x06active\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\x12\x14\n" +
-	"\x05stale\x18\x05 \x01(\bR\x05stale\"j\n" +
+	"\x05stale\x18\x05 \x01(\bR\x05stale\x12\x1c\n" +
+	"\tprocedure\x18\x06 \x01(\tR\tprocedure\"j\n" +
 	"\x10ListRunsResponse\x12.\n" +
 	"\x04runs\x18\x01 \x03(\v2\x1a.muster.coordinator.v1.RunR\x04runs\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"P\n" +
@@ -807,7 +1323,45 @@ const file_muster_coordinator_v1_run_service_proto_rawDesc = "" +
 	"request_id\x18\x02 \x01(\tR\trequestId\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"A\n" +
 	"\x11ResumeRunResponse\x12,\n" +
-	"\x03run\x18\x01 \x01(\v2\x1a.muster.coordinator.v1.RunR\x03run2\x8d\x05\n" +
+	"\x03run\x18\x01 \x01(\v2\x1a.muster.coordinator.v1.RunR\x03run\"\xb1\x01\n" +
+	"\x11DecideStepRequest\x12\x15\n" +
+	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x17\n" +
+	"\astep_id\x18\x02 \x01(\tR\x06stepId\x12\x1b\n" +
+	"\tplan_hash\x18\x03 \x01(\tR\bplanHash\x12\x18\n" +
+	"\aapprove\x18\x04 \x01(\bR\aapprove\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"B\n" +
+	"\x12DecideStepResponse\x12,\n" +
+	"\x03run\x18\x01 \x01(\v2\x1a.muster.coordinator.v1.RunR\x03run\"\xbe\x01\n" +
+	"\x12ResolveStepRequest\x12\x15\n" +
+	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x17\n" +
+	"\astep_id\x18\x02 \x01(\tR\x06stepId\x12A\n" +
+	"\n" +
+	"resolution\x18\x03 \x01(\x0e2!.muster.coordinator.v1.ResolutionR\n" +
+	"resolution\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tR\trequestId\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"C\n" +
+	"\x13ResolveStepResponse\x12,\n" +
+	"\x03run\x18\x01 \x01(\v2\x1a.muster.coordinator.v1.RunR\x03run\"(\n" +
+	"\x10ListLocksRequest\x12\x14\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\"J\n" +
+	"\x11ListLocksResponse\x125\n" +
+	"\x05locks\x18\x01 \x03(\v2\x1f.muster.coordinator.v1.HeldLockR\x05locks\"\xb0\x01\n" +
+	"\bHeldLock\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x15\n" +
+	"\x06run_id\x18\x02 \x01(\tR\x05runId\x12\x14\n" +
+	"\x05fence\x18\x03 \x01(\x04R\x05fence\x125\n" +
+	"\btaken_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\atakenAt\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05owner\x18\x06 \x01(\tR\x05owner*m\n" +
+	"\n" +
+	"Resolution\x12\x1a\n" +
+	"\x16RESOLUTION_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fRESOLUTION_DONE\x10\x01\x12\x17\n" +
+	"\x13RESOLUTION_NOT_DONE\x10\x02\x12\x15\n" +
+	"\x11RESOLUTION_FAILED\x10\x032\xde\a\n" +
 	"\n" +
 	"RunService\x12i\n" +
 	"\bListRuns\x12&.muster.coordinator.v1.ListRunsRequest\x1a'.muster.coordinator.v1.ListRunsResponse\"\f\xca\xf3\x18\b\n" +
@@ -819,7 +1373,14 @@ const file_muster_coordinator_v1_run_service_proto_rawDesc = "" +
 	"\tCancelRun\x12'.muster.coordinator.v1.CancelRunRequest\x1a(.muster.coordinator.v1.CancelRunResponse\"\v\xca\xf3\x18\a\n" +
 	"\x03\x04\x05\x06\x18\x03\x12h\n" +
 	"\bPauseRun\x12&.muster.coordinator.v1.PauseRunRequest\x1a'.muster.coordinator.v1.PauseRunResponse\"\v\xca\xf3\x18\a\n" +
-	"\x03\x04\x05\x06\x18\x02\x12k\n" +
+	"\x03\x04\x05\x06\x18\x02\x12n\n" +
+	"\n" +
+	"DecideStep\x12(.muster.coordinator.v1.DecideStepRequest\x1a).muster.coordinator.v1.DecideStepResponse\"\v\xca\xf3\x18\a\n" +
+	"\x03\x04\x05\x06\x18\x03\x12q\n" +
+	"\vResolveStep\x12).muster.coordinator.v1.ResolveStepRequest\x1a*.muster.coordinator.v1.ResolveStepResponse\"\v\xca\xf3\x18\a\n" +
+	"\x03\x04\x05\x06\x18\x03\x12l\n" +
+	"\tListLocks\x12'.muster.coordinator.v1.ListLocksRequest\x1a(.muster.coordinator.v1.ListLocksResponse\"\f\xca\xf3\x18\b\n" +
+	"\x04\x03\x04\x05\x06\x18\x01\x12k\n" +
 	"\tResumeRun\x12'.muster.coordinator.v1.ResumeRunRequest\x1a(.muster.coordinator.v1.ResumeRunResponse\"\v\xca\xf3\x18\a\n" +
 	"\x03\x04\x05\x06\x18\x03B\xed\x01\n" +
 	"\x19com.muster.coordinator.v1B\x0fRunServiceProtoP\x01ZIgithub.com/spheroseg/muster/proto/gen/muster/coordinator/v1;coordinatorv1\xa2\x02\x03MCX\xaa\x02\x15Muster.Coordinator.V1\xca\x02\x15Muster\\Coordinator\\V1\xe2\x02!Muster\\Coordinator\\V1\\GPBMetadata\xea\x02\x17Muster::Coordinator::V1b\x06proto3"
@@ -836,54 +1397,75 @@ func file_muster_coordinator_v1_run_service_proto_rawDescGZIP() []byte {
 	return file_muster_coordinator_v1_run_service_proto_rawDescData
 }
 
-var file_muster_coordinator_v1_run_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_muster_coordinator_v1_run_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_muster_coordinator_v1_run_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_muster_coordinator_v1_run_service_proto_goTypes = []any{
-	(*ListRunsRequest)(nil),   // 0: muster.coordinator.v1.ListRunsRequest
-	(*ListRunsResponse)(nil),  // 1: muster.coordinator.v1.ListRunsResponse
-	(*GetRunRequest)(nil),     // 2: muster.coordinator.v1.GetRunRequest
-	(*GetRunResponse)(nil),    // 3: muster.coordinator.v1.GetRunResponse
-	(*WatchRunRequest)(nil),   // 4: muster.coordinator.v1.WatchRunRequest
-	(*WatchRunResponse)(nil),  // 5: muster.coordinator.v1.WatchRunResponse
-	(*CancelRunRequest)(nil),  // 6: muster.coordinator.v1.CancelRunRequest
-	(*CancelRunResponse)(nil), // 7: muster.coordinator.v1.CancelRunResponse
-	(*PauseRunRequest)(nil),   // 8: muster.coordinator.v1.PauseRunRequest
-	(*PauseRunResponse)(nil),  // 9: muster.coordinator.v1.PauseRunResponse
-	(*ResumeRunRequest)(nil),  // 10: muster.coordinator.v1.ResumeRunRequest
-	(*ResumeRunResponse)(nil), // 11: muster.coordinator.v1.ResumeRunResponse
-	(*Run)(nil),               // 12: muster.coordinator.v1.Run
-	(*StepStatus)(nil),        // 13: muster.coordinator.v1.StepStatus
-	(*Blocker)(nil),           // 14: muster.coordinator.v1.Blocker
-	(*Plan)(nil),              // 15: muster.coordinator.v1.Plan
+	(Resolution)(0),               // 0: muster.coordinator.v1.Resolution
+	(*ListRunsRequest)(nil),       // 1: muster.coordinator.v1.ListRunsRequest
+	(*ListRunsResponse)(nil),      // 2: muster.coordinator.v1.ListRunsResponse
+	(*GetRunRequest)(nil),         // 3: muster.coordinator.v1.GetRunRequest
+	(*GetRunResponse)(nil),        // 4: muster.coordinator.v1.GetRunResponse
+	(*WatchRunRequest)(nil),       // 5: muster.coordinator.v1.WatchRunRequest
+	(*WatchRunResponse)(nil),      // 6: muster.coordinator.v1.WatchRunResponse
+	(*CancelRunRequest)(nil),      // 7: muster.coordinator.v1.CancelRunRequest
+	(*CancelRunResponse)(nil),     // 8: muster.coordinator.v1.CancelRunResponse
+	(*PauseRunRequest)(nil),       // 9: muster.coordinator.v1.PauseRunRequest
+	(*PauseRunResponse)(nil),      // 10: muster.coordinator.v1.PauseRunResponse
+	(*ResumeRunRequest)(nil),      // 11: muster.coordinator.v1.ResumeRunRequest
+	(*ResumeRunResponse)(nil),     // 12: muster.coordinator.v1.ResumeRunResponse
+	(*DecideStepRequest)(nil),     // 13: muster.coordinator.v1.DecideStepRequest
+	(*DecideStepResponse)(nil),    // 14: muster.coordinator.v1.DecideStepResponse
+	(*ResolveStepRequest)(nil),    // 15: muster.coordinator.v1.ResolveStepRequest
+	(*ResolveStepResponse)(nil),   // 16: muster.coordinator.v1.ResolveStepResponse
+	(*ListLocksRequest)(nil),      // 17: muster.coordinator.v1.ListLocksRequest
+	(*ListLocksResponse)(nil),     // 18: muster.coordinator.v1.ListLocksResponse
+	(*HeldLock)(nil),              // 19: muster.coordinator.v1.HeldLock
+	(*Run)(nil),                   // 20: muster.coordinator.v1.Run
+	(*StepStatus)(nil),            // 21: muster.coordinator.v1.StepStatus
+	(*Blocker)(nil),               // 22: muster.coordinator.v1.Blocker
+	(*Plan)(nil),                  // 23: muster.coordinator.v1.Plan
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
 }
 var file_muster_coordinator_v1_run_service_proto_depIdxs = []int32{
-	12, // 0: muster.coordinator.v1.ListRunsResponse.runs:type_name -> muster.coordinator.v1.Run
-	12, // 1: muster.coordinator.v1.GetRunResponse.run:type_name -> muster.coordinator.v1.Run
-	13, // 2: muster.coordinator.v1.GetRunResponse.steps:type_name -> muster.coordinator.v1.StepStatus
-	14, // 3: muster.coordinator.v1.GetRunResponse.blockers:type_name -> muster.coordinator.v1.Blocker
-	15, // 4: muster.coordinator.v1.GetRunResponse.plan:type_name -> muster.coordinator.v1.Plan
-	12, // 5: muster.coordinator.v1.WatchRunResponse.run:type_name -> muster.coordinator.v1.Run
-	13, // 6: muster.coordinator.v1.WatchRunResponse.steps:type_name -> muster.coordinator.v1.StepStatus
-	14, // 7: muster.coordinator.v1.WatchRunResponse.blockers:type_name -> muster.coordinator.v1.Blocker
-	12, // 8: muster.coordinator.v1.CancelRunResponse.run:type_name -> muster.coordinator.v1.Run
-	12, // 9: muster.coordinator.v1.PauseRunResponse.run:type_name -> muster.coordinator.v1.Run
-	12, // 10: muster.coordinator.v1.ResumeRunResponse.run:type_name -> muster.coordinator.v1.Run
-	0,  // 11: muster.coordinator.v1.RunService.ListRuns:input_type -> muster.coordinator.v1.ListRunsRequest
-	2,  // 12: muster.coordinator.v1.RunService.GetRun:input_type -> muster.coordinator.v1.GetRunRequest
-	4,  // 13: muster.coordinator.v1.RunService.WatchRun:input_type -> muster.coordinator.v1.WatchRunRequest
-	6,  // 14: muster.coordinator.v1.RunService.CancelRun:input_type -> muster.coordinator.v1.CancelRunRequest
-	8,  // 15: muster.coordinator.v1.RunService.PauseRun:input_type -> muster.coordinator.v1.PauseRunRequest
-	10, // 16: muster.coordinator.v1.RunService.ResumeRun:input_type -> muster.coordinator.v1.ResumeRunRequest
-	1,  // 17: muster.coordinator.v1.RunService.ListRuns:output_type -> muster.coordinator.v1.ListRunsResponse
-	3,  // 18: muster.coordinator.v1.RunService.GetRun:output_type -> muster.coordinator.v1.GetRunResponse
-	5,  // 19: muster.coordinator.v1.RunService.WatchRun:output_type -> muster.coordinator.v1.WatchRunResponse
-	7,  // 20: muster.coordinator.v1.RunService.CancelRun:output_type -> muster.coordinator.v1.CancelRunResponse
-	9,  // 21: muster.coordinator.v1.RunService.PauseRun:output_type -> muster.coordinator.v1.PauseRunResponse
-	11, // 22: muster.coordinator.v1.RunService.ResumeRun:output_type -> muster.coordinator.v1.ResumeRunResponse
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	20, // 0: muster.coordinator.v1.ListRunsResponse.runs:type_name -> muster.coordinator.v1.Run
+	20, // 1: muster.coordinator.v1.GetRunResponse.run:type_name -> muster.coordinator.v1.Run
+	21, // 2: muster.coordinator.v1.GetRunResponse.steps:type_name -> muster.coordinator.v1.StepStatus
+	22, // 3: muster.coordinator.v1.GetRunResponse.blockers:type_name -> muster.coordinator.v1.Blocker
+	23, // 4: muster.coordinator.v1.GetRunResponse.plan:type_name -> muster.coordinator.v1.Plan
+	20, // 5: muster.coordinator.v1.WatchRunResponse.run:type_name -> muster.coordinator.v1.Run
+	21, // 6: muster.coordinator.v1.WatchRunResponse.steps:type_name -> muster.coordinator.v1.StepStatus
+	22, // 7: muster.coordinator.v1.WatchRunResponse.blockers:type_name -> muster.coordinator.v1.Blocker
+	20, // 8: muster.coordinator.v1.CancelRunResponse.run:type_name -> muster.coordinator.v1.Run
+	20, // 9: muster.coordinator.v1.PauseRunResponse.run:type_name -> muster.coordinator.v1.Run
+	20, // 10: muster.coordinator.v1.ResumeRunResponse.run:type_name -> muster.coordinator.v1.Run
+	20, // 11: muster.coordinator.v1.DecideStepResponse.run:type_name -> muster.coordinator.v1.Run
+	0,  // 12: muster.coordinator.v1.ResolveStepRequest.resolution:type_name -> muster.coordinator.v1.Resolution
+	20, // 13: muster.coordinator.v1.ResolveStepResponse.run:type_name -> muster.coordinator.v1.Run
+	19, // 14: muster.coordinator.v1.ListLocksResponse.locks:type_name -> muster.coordinator.v1.HeldLock
+	24, // 15: muster.coordinator.v1.HeldLock.taken_at:type_name -> google.protobuf.Timestamp
+	1,  // 16: muster.coordinator.v1.RunService.ListRuns:input_type -> muster.coordinator.v1.ListRunsRequest
+	3,  // 17: muster.coordinator.v1.RunService.GetRun:input_type -> muster.coordinator.v1.GetRunRequest
+	5,  // 18: muster.coordinator.v1.RunService.WatchRun:input_type -> muster.coordinator.v1.WatchRunRequest
+	7,  // 19: muster.coordinator.v1.RunService.CancelRun:input_type -> muster.coordinator.v1.CancelRunRequest
+	9,  // 20: muster.coordinator.v1.RunService.PauseRun:input_type -> muster.coordinator.v1.PauseRunRequest
+	13, // 21: muster.coordinator.v1.RunService.DecideStep:input_type -> muster.coordinator.v1.DecideStepRequest
+	15, // 22: muster.coordinator.v1.RunService.ResolveStep:input_type -> muster.coordinator.v1.ResolveStepRequest
+	17, // 23: muster.coordinator.v1.RunService.ListLocks:input_type -> muster.coordinator.v1.ListLocksRequest
+	11, // 24: muster.coordinator.v1.RunService.ResumeRun:input_type -> muster.coordinator.v1.ResumeRunRequest
+	2,  // 25: muster.coordinator.v1.RunService.ListRuns:output_type -> muster.coordinator.v1.ListRunsResponse
+	4,  // 26: muster.coordinator.v1.RunService.GetRun:output_type -> muster.coordinator.v1.GetRunResponse
+	6,  // 27: muster.coordinator.v1.RunService.WatchRun:output_type -> muster.coordinator.v1.WatchRunResponse
+	8,  // 28: muster.coordinator.v1.RunService.CancelRun:output_type -> muster.coordinator.v1.CancelRunResponse
+	10, // 29: muster.coordinator.v1.RunService.PauseRun:output_type -> muster.coordinator.v1.PauseRunResponse
+	14, // 30: muster.coordinator.v1.RunService.DecideStep:output_type -> muster.coordinator.v1.DecideStepResponse
+	16, // 31: muster.coordinator.v1.RunService.ResolveStep:output_type -> muster.coordinator.v1.ResolveStepResponse
+	18, // 32: muster.coordinator.v1.RunService.ListLocks:output_type -> muster.coordinator.v1.ListLocksResponse
+	12, // 33: muster.coordinator.v1.RunService.ResumeRun:output_type -> muster.coordinator.v1.ResumeRunResponse
+	25, // [25:34] is the sub-list for method output_type
+	16, // [16:25] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_muster_coordinator_v1_run_service_proto_init() }
@@ -898,13 +1480,14 @@ func file_muster_coordinator_v1_run_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_coordinator_v1_run_service_proto_rawDesc), len(file_muster_coordinator_v1_run_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   12,
+			NumEnums:      1,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_muster_coordinator_v1_run_service_proto_goTypes,
 		DependencyIndexes: file_muster_coordinator_v1_run_service_proto_depIdxs,
+		EnumInfos:         file_muster_coordinator_v1_run_service_proto_enumTypes,
 		MessageInfos:      file_muster_coordinator_v1_run_service_proto_msgTypes,
 	}.Build()
 	File_muster_coordinator_v1_run_service_proto = out.File

@@ -19,12 +19,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	RunService_ListRuns_FullMethodName  = "/muster.coordinator.v1.RunService/ListRuns"
-	RunService_GetRun_FullMethodName    = "/muster.coordinator.v1.RunService/GetRun"
-	RunService_WatchRun_FullMethodName  = "/muster.coordinator.v1.RunService/WatchRun"
-	RunService_CancelRun_FullMethodName = "/muster.coordinator.v1.RunService/CancelRun"
-	RunService_PauseRun_FullMethodName  = "/muster.coordinator.v1.RunService/PauseRun"
-	RunService_ResumeRun_FullMethodName = "/muster.coordinator.v1.RunService/ResumeRun"
+	RunService_ListRuns_FullMethodName    = "/muster.coordinator.v1.RunService/ListRuns"
+	RunService_GetRun_FullMethodName      = "/muster.coordinator.v1.RunService/GetRun"
+	RunService_WatchRun_FullMethodName    = "/muster.coordinator.v1.RunService/WatchRun"
+	RunService_CancelRun_FullMethodName   = "/muster.coordinator.v1.RunService/CancelRun"
+	RunService_PauseRun_FullMethodName    = "/muster.coordinator.v1.RunService/PauseRun"
+	RunService_DecideStep_FullMethodName  = "/muster.coordinator.v1.RunService/DecideStep"
+	RunService_ResolveStep_FullMethodName = "/muster.coordinator.v1.RunService/ResolveStep"
+	RunService_ListLocks_FullMethodName   = "/muster.coordinator.v1.RunService/ListLocks"
+	RunService_ResumeRun_FullMethodName   = "/muster.coordinator.v1.RunService/ResumeRun"
 )
 
 // RunServiceClient is the client API for RunService service.
@@ -44,6 +47,13 @@ type RunServiceClient interface {
 	CancelRun(ctx context.Context, in *CancelRunRequest, opts ...grpc.CallOption) (*CancelRunResponse, error)
 	// PauseRun starts no further step; running ones end. FAILED_PRECONDITION (RUN_FINISHED, RUN_NOT_RUNNING).
 	PauseRun(ctx context.Context, in *PauseRunRequest, opts ...grpc.CallOption) (*PauseRunResponse, error)
+	// DecideStep answers a step that asks for approval. The answer is bound to the plan by its hash.
+	// FAILED_PRECONDITION (RUN_FINISHED, STEP_NOT_ASKING, PLAN_CHANGED); PERMISSION_DENIED (NOT_ALLOWED: a role that is not asked, or who started the run).
+	DecideStep(ctx context.Context, in *DecideStepRequest, opts ...grpc.CallOption) (*DecideStepResponse, error)
+	// ResolveStep says what became of an operation whose outcome was lost. FAILED_PRECONDITION (RUN_FINISHED, STEP_NOT_ASKING).
+	ResolveStep(ctx context.Context, in *ResolveStepRequest, opts ...grpc.CallOption) (*ResolveStepResponse, error)
+	// ListLocks returns the locks that runs hold, in order of their names.
+	ListLocks(ctx context.Context, in *ListLocksRequest, opts ...grpc.CallOption) (*ListLocksResponse, error)
 	// ResumeRun lets a paused run go on; its deadlines move by the time it was paused. FAILED_PRECONDITION (RUN_NOT_PAUSED).
 	ResumeRun(ctx context.Context, in *ResumeRunRequest, opts ...grpc.CallOption) (*ResumeRunResponse, error)
 }
@@ -115,6 +125,36 @@ func (c *runServiceClient) PauseRun(ctx context.Context, in *PauseRunRequest, op
 	return out, nil
 }
 
+func (c *runServiceClient) DecideStep(ctx context.Context, in *DecideStepRequest, opts ...grpc.CallOption) (*DecideStepResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DecideStepResponse)
+	err := c.cc.Invoke(ctx, RunService_DecideStep_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) ResolveStep(ctx context.Context, in *ResolveStepRequest, opts ...grpc.CallOption) (*ResolveStepResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResolveStepResponse)
+	err := c.cc.Invoke(ctx, RunService_ResolveStep_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *runServiceClient) ListLocks(ctx context.Context, in *ListLocksRequest, opts ...grpc.CallOption) (*ListLocksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLocksResponse)
+	err := c.cc.Invoke(ctx, RunService_ListLocks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *runServiceClient) ResumeRun(ctx context.Context, in *ResumeRunRequest, opts ...grpc.CallOption) (*ResumeRunResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ResumeRunResponse)
@@ -142,6 +182,13 @@ type RunServiceServer interface {
 	CancelRun(context.Context, *CancelRunRequest) (*CancelRunResponse, error)
 	// PauseRun starts no further step; running ones end. FAILED_PRECONDITION (RUN_FINISHED, RUN_NOT_RUNNING).
 	PauseRun(context.Context, *PauseRunRequest) (*PauseRunResponse, error)
+	// DecideStep answers a step that asks for approval. The answer is bound to the plan by its hash.
+	// FAILED_PRECONDITION (RUN_FINISHED, STEP_NOT_ASKING, PLAN_CHANGED); PERMISSION_DENIED (NOT_ALLOWED: a role that is not asked, or who started the run).
+	DecideStep(context.Context, *DecideStepRequest) (*DecideStepResponse, error)
+	// ResolveStep says what became of an operation whose outcome was lost. FAILED_PRECONDITION (RUN_FINISHED, STEP_NOT_ASKING).
+	ResolveStep(context.Context, *ResolveStepRequest) (*ResolveStepResponse, error)
+	// ListLocks returns the locks that runs hold, in order of their names.
+	ListLocks(context.Context, *ListLocksRequest) (*ListLocksResponse, error)
 	// ResumeRun lets a paused run go on; its deadlines move by the time it was paused. FAILED_PRECONDITION (RUN_NOT_PAUSED).
 	ResumeRun(context.Context, *ResumeRunRequest) (*ResumeRunResponse, error)
 	mustEmbedUnimplementedRunServiceServer()
@@ -168,6 +215,15 @@ func (UnimplementedRunServiceServer) CancelRun(context.Context, *CancelRunReques
 }
 func (UnimplementedRunServiceServer) PauseRun(context.Context, *PauseRunRequest) (*PauseRunResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PauseRun not implemented")
+}
+func (UnimplementedRunServiceServer) DecideStep(context.Context, *DecideStepRequest) (*DecideStepResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DecideStep not implemented")
+}
+func (UnimplementedRunServiceServer) ResolveStep(context.Context, *ResolveStepRequest) (*ResolveStepResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResolveStep not implemented")
+}
+func (UnimplementedRunServiceServer) ListLocks(context.Context, *ListLocksRequest) (*ListLocksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLocks not implemented")
 }
 func (UnimplementedRunServiceServer) ResumeRun(context.Context, *ResumeRunRequest) (*ResumeRunResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResumeRun not implemented")
@@ -276,6 +332,60 @@ func _RunService_PauseRun_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RunService_DecideStep_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DecideStepRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).DecideStep(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_DecideStep_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).DecideStep(ctx, req.(*DecideStepRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_ResolveStep_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResolveStepRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).ResolveStep(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_ResolveStep_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).ResolveStep(ctx, req.(*ResolveStepRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _RunService_ListLocks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLocksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RunServiceServer).ListLocks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RunService_ListLocks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RunServiceServer).ListLocks(ctx, req.(*ListLocksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _RunService_ResumeRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ResumeRunRequest)
 	if err := dec(in); err != nil {
@@ -316,6 +426,18 @@ var RunService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PauseRun",
 			Handler:    _RunService_PauseRun_Handler,
+		},
+		{
+			MethodName: "DecideStep",
+			Handler:    _RunService_DecideStep_Handler,
+		},
+		{
+			MethodName: "ResolveStep",
+			Handler:    _RunService_ResolveStep_Handler,
+		},
+		{
+			MethodName: "ListLocks",
+			Handler:    _RunService_ListLocks_Handler,
 		},
 		{
 			MethodName: "ResumeRun",

@@ -99,7 +99,9 @@ type Stack struct {
 	// revision is the raft index of the last change.
 	Revision uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	// active_run that changes the stack now; empty for none.
-	ActiveRun     string `protobuf:"bytes,6,opt,name=active_run,json=activeRun,proto3" json:"active_run,omitempty"`
+	ActiveRun string `protobuf:"bytes,6,opt,name=active_run,json=activeRun,proto3" json:"active_run,omitempty"`
+	// abandoned containers on hosts that did not answer when their instances were replaced: they are removed when their hosts come back.
+	Abandoned     []*Abandoned `protobuf:"bytes,7,rep,name=abandoned,proto3" json:"abandoned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -174,6 +176,13 @@ func (x *Stack) GetActiveRun() string {
 		return x.ActiveRun
 	}
 	return ""
+}
+
+func (x *Stack) GetAbandoned() []*Abandoned {
+	if x != nil {
+		return x.Abandoned
+	}
+	return nil
 }
 
 // Release is a stack frozen: image digests, environment, secret and config versions, and where every instance runs.
@@ -351,7 +360,14 @@ type Service struct {
 	// stop_first says why two instances cannot coexist; empty means that they can.
 	StopFirst string `protobuf:"bytes,13,opt,name=stop_first,json=stopFirst,proto3" json:"stop_first,omitempty"`
 	// job services run once per release and must exit with 0 before what depends on them starts.
-	Job           bool `protobuf:"varint,14,opt,name=job,proto3" json:"job,omitempty"`
+	Job bool `protobuf:"varint,14,opt,name=job,proto3" json:"job,omitempty"`
+	// on_host_lost is what happens to instances whose host does not answer: "ask" says so and waits for `musterctl host drain --lost`, "replace" starts
+	// them elsewhere by itself after replace_after.
+	OnHostLost string `protobuf:"bytes,15,opt,name=on_host_lost,json=onHostLost,proto3" json:"on_host_lost,omitempty"`
+	// replace_after the host was last seen; 0 means 5 min.
+	ReplaceAfter *durationpb.Duration `protobuf:"bytes,16,opt,name=replace_after,json=replaceAfter,proto3" json:"replace_after,omitempty"`
+	// reload_signal of the service; empty means SIGHUP.
+	ReloadSignal  string `protobuf:"bytes,17,opt,name=reload_signal,json=reloadSignal,proto3" json:"reload_signal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -482,6 +498,27 @@ func (x *Service) GetJob() bool {
 		return x.Job
 	}
 	return false
+}
+
+func (x *Service) GetOnHostLost() string {
+	if x != nil {
+		return x.OnHostLost
+	}
+	return ""
+}
+
+func (x *Service) GetReplaceAfter() *durationpb.Duration {
+	if x != nil {
+		return x.ReplaceAfter
+	}
+	return nil
+}
+
+func (x *Service) GetReloadSignal() string {
+	if x != nil {
+		return x.ReloadSignal
+	}
+	return ""
 }
 
 // UpdatePolicy holds Docker's own keys of update_config and rollback_config.
@@ -871,7 +908,7 @@ var File_muster_coordinator_v1_stack_proto protoreflect.FileDescriptor
 
 const file_muster_coordinator_v1_stack_proto_rawDesc = "" +
 	"\n" +
-	"!muster/coordinator/v1/stack.proto\x12\x15muster.coordinator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmuster/agent/v1/container.proto\x1a\x1amuster/agent/v1/gate.proto\x1a muster/coordinator/v1/plan.proto\"\xcd\x01\n" +
+	"!muster/coordinator/v1/stack.proto\x12\x15muster.coordinator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmuster/agent/v1/container.proto\x1a\x1amuster/agent/v1/gate.proto\x1a muster/coordinator/v1/plan.proto\"\x8d\x02\n" +
 	"\x05Stack\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x0fcurrent_release\x18\x02 \x01(\x04R\x0ecurrentRelease\x12)\n" +
@@ -879,7 +916,8 @@ const file_muster_coordinator_v1_stack_proto_rawDesc = "" +
 	"\flast_release\x18\x04 \x01(\x04R\vlastRelease\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevision\x12\x1d\n" +
 	"\n" +
-	"active_run\x18\x06 \x01(\tR\tactiveRun\"\x82\x04\n" +
+	"active_run\x18\x06 \x01(\tR\tactiveRun\x12>\n" +
+	"\tabandoned\x18\a \x03(\v2 .muster.coordinator.v1.AbandonedR\tabandoned\"\x82\x04\n" +
 	"\aRelease\x12\x14\n" +
 	"\x05stack\x18\x01 \x01(\tR\x05stack\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x129\n" +
@@ -896,7 +934,7 @@ const file_muster_coordinator_v1_stack_proto_rawDesc = "" +
 	" \x01(\tR\x05runId\x12#\n" +
 	"\rsource_digest\x18\v \x01(\tR\fsourceDigest\x12\x1f\n" +
 	"\vrollback_of\x18\f \x01(\x04R\n" +
-	"rollbackOf\"\xf6\x04\n" +
+	"rollbackOf\"\xfd\x05\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\breplicas\x18\x02 \x01(\rR\breplicas\x12:\n" +
@@ -915,7 +953,11 @@ const file_muster_coordinator_v1_stack_proto_rawDesc = "" +
 	"\x06pinned\x18\f \x01(\tR\x06pinned\x12\x1d\n" +
 	"\n" +
 	"stop_first\x18\r \x01(\tR\tstopFirst\x12\x10\n" +
-	"\x03job\x18\x0e \x01(\bR\x03job\"\xa5\x02\n" +
+	"\x03job\x18\x0e \x01(\bR\x03job\x12 \n" +
+	"\fon_host_lost\x18\x0f \x01(\tR\n" +
+	"onHostLost\x12>\n" +
+	"\rreplace_after\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\freplaceAfter\x12#\n" +
+	"\rreload_signal\x18\x11 \x01(\tR\freloadSignal\"\xa5\x02\n" +
 	"\fUpdatePolicy\x12 \n" +
 	"\vparallelism\x18\x01 \x01(\rR\vparallelism\x12/\n" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x123\n" +
@@ -979,37 +1021,40 @@ var file_muster_coordinator_v1_stack_proto_goTypes = []any{
 	(*Dependency)(nil),            // 6: muster.coordinator.v1.Dependency
 	(*ServiceRoute)(nil),          // 7: muster.coordinator.v1.ServiceRoute
 	(*Assignment)(nil),            // 8: muster.coordinator.v1.Assignment
-	(*v1.NetworkAttachment)(nil),  // 9: muster.agent.v1.NetworkAttachment
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*v1.ContainerSpec)(nil),      // 11: muster.agent.v1.ContainerSpec
-	(*v1.Gate)(nil),               // 12: muster.agent.v1.Gate
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
-	(FailureAction)(0),            // 14: muster.coordinator.v1.FailureAction
-	(*v1.PortBinding)(nil),        // 15: muster.agent.v1.PortBinding
+	(*Abandoned)(nil),             // 9: muster.coordinator.v1.Abandoned
+	(*v1.NetworkAttachment)(nil),  // 10: muster.agent.v1.NetworkAttachment
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*v1.ContainerSpec)(nil),      // 12: muster.agent.v1.ContainerSpec
+	(*v1.Gate)(nil),               // 13: muster.agent.v1.Gate
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
+	(FailureAction)(0),            // 15: muster.coordinator.v1.FailureAction
+	(*v1.PortBinding)(nil),        // 16: muster.agent.v1.PortBinding
 }
 var file_muster_coordinator_v1_stack_proto_depIdxs = []int32{
-	0,  // 0: muster.coordinator.v1.Release.state:type_name -> muster.coordinator.v1.ReleaseState
-	3,  // 1: muster.coordinator.v1.Release.services:type_name -> muster.coordinator.v1.Service
-	8,  // 2: muster.coordinator.v1.Release.assignments:type_name -> muster.coordinator.v1.Assignment
-	9,  // 3: muster.coordinator.v1.Release.networks:type_name -> muster.agent.v1.NetworkAttachment
-	10, // 4: muster.coordinator.v1.Release.created_at:type_name -> google.protobuf.Timestamp
-	11, // 5: muster.coordinator.v1.Service.template:type_name -> muster.agent.v1.ContainerSpec
-	12, // 6: muster.coordinator.v1.Service.gate:type_name -> muster.agent.v1.Gate
-	4,  // 7: muster.coordinator.v1.Service.update:type_name -> muster.coordinator.v1.UpdatePolicy
-	4,  // 8: muster.coordinator.v1.Service.rollback:type_name -> muster.coordinator.v1.UpdatePolicy
-	5,  // 9: muster.coordinator.v1.Service.placement:type_name -> muster.coordinator.v1.Placement
-	6,  // 10: muster.coordinator.v1.Service.depends_on:type_name -> muster.coordinator.v1.Dependency
-	7,  // 11: muster.coordinator.v1.Service.route:type_name -> muster.coordinator.v1.ServiceRoute
-	13, // 12: muster.coordinator.v1.Service.drain_limit:type_name -> google.protobuf.Duration
-	13, // 13: muster.coordinator.v1.UpdatePolicy.delay:type_name -> google.protobuf.Duration
-	13, // 14: muster.coordinator.v1.UpdatePolicy.monitor:type_name -> google.protobuf.Duration
-	14, // 15: muster.coordinator.v1.UpdatePolicy.failure_action:type_name -> muster.coordinator.v1.FailureAction
-	15, // 16: muster.coordinator.v1.Assignment.ports:type_name -> muster.agent.v1.PortBinding
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	9,  // 0: muster.coordinator.v1.Stack.abandoned:type_name -> muster.coordinator.v1.Abandoned
+	0,  // 1: muster.coordinator.v1.Release.state:type_name -> muster.coordinator.v1.ReleaseState
+	3,  // 2: muster.coordinator.v1.Release.services:type_name -> muster.coordinator.v1.Service
+	8,  // 3: muster.coordinator.v1.Release.assignments:type_name -> muster.coordinator.v1.Assignment
+	10, // 4: muster.coordinator.v1.Release.networks:type_name -> muster.agent.v1.NetworkAttachment
+	11, // 5: muster.coordinator.v1.Release.created_at:type_name -> google.protobuf.Timestamp
+	12, // 6: muster.coordinator.v1.Service.template:type_name -> muster.agent.v1.ContainerSpec
+	13, // 7: muster.coordinator.v1.Service.gate:type_name -> muster.agent.v1.Gate
+	4,  // 8: muster.coordinator.v1.Service.update:type_name -> muster.coordinator.v1.UpdatePolicy
+	4,  // 9: muster.coordinator.v1.Service.rollback:type_name -> muster.coordinator.v1.UpdatePolicy
+	5,  // 10: muster.coordinator.v1.Service.placement:type_name -> muster.coordinator.v1.Placement
+	6,  // 11: muster.coordinator.v1.Service.depends_on:type_name -> muster.coordinator.v1.Dependency
+	7,  // 12: muster.coordinator.v1.Service.route:type_name -> muster.coordinator.v1.ServiceRoute
+	14, // 13: muster.coordinator.v1.Service.drain_limit:type_name -> google.protobuf.Duration
+	14, // 14: muster.coordinator.v1.Service.replace_after:type_name -> google.protobuf.Duration
+	14, // 15: muster.coordinator.v1.UpdatePolicy.delay:type_name -> google.protobuf.Duration
+	14, // 16: muster.coordinator.v1.UpdatePolicy.monitor:type_name -> google.protobuf.Duration
+	15, // 17: muster.coordinator.v1.UpdatePolicy.failure_action:type_name -> muster.coordinator.v1.FailureAction
+	16, // 18: muster.coordinator.v1.Assignment.ports:type_name -> muster.agent.v1.PortBinding
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_muster_coordinator_v1_stack_proto_init() }

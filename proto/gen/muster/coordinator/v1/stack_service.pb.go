@@ -184,7 +184,9 @@ type ApplyStackRequest struct {
 	// request_id deduplicates the call; at most 64 characters. Required unless dry_run.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// reason that is kept with the release.
-	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// supersede takes back the run that changes the stack now, if there is one, before it plans. Until that run has ended the call returns it as superseded.
+	Supersede     bool `protobuf:"varint,7,opt,name=supersede,proto3" json:"supersede,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -261,6 +263,13 @@ func (x *ApplyStackRequest) GetReason() string {
 	return ""
 }
 
+func (x *ApplyStackRequest) GetSupersede() bool {
+	if x != nil {
+		return x.Supersede
+	}
+	return false
+}
+
 // ApplyStackResponse holds the plan.
 type ApplyStackResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -271,7 +280,9 @@ type ApplyStackResponse struct {
 	// release that the plan puts in place.
 	Release *Release `protobuf:"bytes,3,opt,name=release,proto3" json:"release,omitempty"`
 	// warnings about the files: what Muster does otherwise than compose would.
-	Warnings      []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// superseded is the run that is being taken back for this call: follow it to its end and call again.
+	Superseded    *Run `protobuf:"bytes,5,opt,name=superseded,proto3" json:"superseded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -330,6 +341,13 @@ func (x *ApplyStackResponse) GetRelease() *Release {
 func (x *ApplyStackResponse) GetWarnings() []string {
 	if x != nil {
 		return x.Warnings
+	}
+	return nil
+}
+
+func (x *ApplyStackResponse) GetSuperseded() *Run {
+	if x != nil {
+		return x.Superseded
 	}
 	return nil
 }
@@ -1302,7 +1320,7 @@ const file_muster_coordinator_v1_stack_service_proto_rawDesc = "" +
 	"\x11project_directory\x18\x06 \x01(\tR\x10projectDirectory\x1a>\n" +
 	"\x10EnvironmentEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd5\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf3\x01\n" +
 	"\x11ApplyStackRequest\x12:\n" +
 	"\x06source\x18\x01 \x01(\v2\".muster.coordinator.v1.StackSourceR\x06source\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x1b\n" +
@@ -1310,12 +1328,16 @@ const file_muster_coordinator_v1_stack_service_proto_rawDesc = "" +
 	"\ano_gate\x18\x04 \x01(\bR\x06noGate\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\trequestId\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason\"\xc9\x01\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tsupersede\x18\a \x01(\bR\tsupersede\"\x85\x02\n" +
 	"\x12ApplyStackResponse\x12/\n" +
 	"\x04plan\x18\x01 \x01(\v2\x1b.muster.coordinator.v1.PlanR\x04plan\x12,\n" +
 	"\x03run\x18\x02 \x01(\v2\x1a.muster.coordinator.v1.RunR\x03run\x128\n" +
 	"\arelease\x18\x03 \x01(\v2\x1e.muster.coordinator.v1.ReleaseR\arelease\x12\x1a\n" +
-	"\bwarnings\x18\x04 \x03(\tR\bwarnings\"\xb3\x01\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\x12:\n" +
+	"\n" +
+	"superseded\x18\x05 \x01(\v2\x1a.muster.coordinator.v1.RunR\n" +
+	"superseded\"\xb3\x01\n" +
 	"\x14RollbackStackRequest\x12\x14\n" +
 	"\x05stack\x18\x01 \x01(\tR\x05stack\x12\x18\n" +
 	"\arelease\x18\x02 \x01(\x04R\arelease\x12\x17\n" +
@@ -1446,40 +1468,41 @@ var file_muster_coordinator_v1_stack_service_proto_depIdxs = []int32{
 	20, // 3: muster.coordinator.v1.ApplyStackResponse.plan:type_name -> muster.coordinator.v1.Plan
 	21, // 4: muster.coordinator.v1.ApplyStackResponse.run:type_name -> muster.coordinator.v1.Run
 	22, // 5: muster.coordinator.v1.ApplyStackResponse.release:type_name -> muster.coordinator.v1.Release
-	20, // 6: muster.coordinator.v1.RollbackStackResponse.plan:type_name -> muster.coordinator.v1.Plan
-	21, // 7: muster.coordinator.v1.RollbackStackResponse.run:type_name -> muster.coordinator.v1.Run
-	22, // 8: muster.coordinator.v1.RollbackStackResponse.release:type_name -> muster.coordinator.v1.Release
-	23, // 9: muster.coordinator.v1.ListStacksResponse.stacks:type_name -> muster.coordinator.v1.Stack
-	23, // 10: muster.coordinator.v1.GetStackResponse.stack:type_name -> muster.coordinator.v1.Stack
-	22, // 11: muster.coordinator.v1.GetStackResponse.release:type_name -> muster.coordinator.v1.Release
-	22, // 12: muster.coordinator.v1.ListReleasesResponse.releases:type_name -> muster.coordinator.v1.Release
-	24, // 13: muster.coordinator.v1.ServiceStatus.service:type_name -> muster.coordinator.v1.Service
-	13, // 14: muster.coordinator.v1.ListServicesResponse.services:type_name -> muster.coordinator.v1.ServiceStatus
-	15, // 15: muster.coordinator.v1.ListServicesResponse.unreachable:type_name -> muster.coordinator.v1.HostError
-	25, // 16: muster.coordinator.v1.Instance.container:type_name -> muster.agent.v1.Container
-	26, // 17: muster.coordinator.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
-	17, // 18: muster.coordinator.v1.ListInstancesResponse.instances:type_name -> muster.coordinator.v1.Instance
-	27, // 19: muster.coordinator.v1.ListInstancesResponse.missing:type_name -> muster.coordinator.v1.Assignment
-	15, // 20: muster.coordinator.v1.ListInstancesResponse.unreachable:type_name -> muster.coordinator.v1.HostError
-	2,  // 21: muster.coordinator.v1.StackService.ApplyStack:input_type -> muster.coordinator.v1.ApplyStackRequest
-	4,  // 22: muster.coordinator.v1.StackService.RollbackStack:input_type -> muster.coordinator.v1.RollbackStackRequest
-	6,  // 23: muster.coordinator.v1.StackService.ListStacks:input_type -> muster.coordinator.v1.ListStacksRequest
-	8,  // 24: muster.coordinator.v1.StackService.GetStack:input_type -> muster.coordinator.v1.GetStackRequest
-	10, // 25: muster.coordinator.v1.StackService.ListReleases:input_type -> muster.coordinator.v1.ListReleasesRequest
-	12, // 26: muster.coordinator.v1.StackService.ListServices:input_type -> muster.coordinator.v1.ListServicesRequest
-	16, // 27: muster.coordinator.v1.StackService.ListInstances:input_type -> muster.coordinator.v1.ListInstancesRequest
-	3,  // 28: muster.coordinator.v1.StackService.ApplyStack:output_type -> muster.coordinator.v1.ApplyStackResponse
-	5,  // 29: muster.coordinator.v1.StackService.RollbackStack:output_type -> muster.coordinator.v1.RollbackStackResponse
-	7,  // 30: muster.coordinator.v1.StackService.ListStacks:output_type -> muster.coordinator.v1.ListStacksResponse
-	9,  // 31: muster.coordinator.v1.StackService.GetStack:output_type -> muster.coordinator.v1.GetStackResponse
-	11, // 32: muster.coordinator.v1.StackService.ListReleases:output_type -> muster.coordinator.v1.ListReleasesResponse
-	14, // 33: muster.coordinator.v1.StackService.ListServices:output_type -> muster.coordinator.v1.ListServicesResponse
-	18, // 34: muster.coordinator.v1.StackService.ListInstances:output_type -> muster.coordinator.v1.ListInstancesResponse
-	28, // [28:35] is the sub-list for method output_type
-	21, // [21:28] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	21, // 6: muster.coordinator.v1.ApplyStackResponse.superseded:type_name -> muster.coordinator.v1.Run
+	20, // 7: muster.coordinator.v1.RollbackStackResponse.plan:type_name -> muster.coordinator.v1.Plan
+	21, // 8: muster.coordinator.v1.RollbackStackResponse.run:type_name -> muster.coordinator.v1.Run
+	22, // 9: muster.coordinator.v1.RollbackStackResponse.release:type_name -> muster.coordinator.v1.Release
+	23, // 10: muster.coordinator.v1.ListStacksResponse.stacks:type_name -> muster.coordinator.v1.Stack
+	23, // 11: muster.coordinator.v1.GetStackResponse.stack:type_name -> muster.coordinator.v1.Stack
+	22, // 12: muster.coordinator.v1.GetStackResponse.release:type_name -> muster.coordinator.v1.Release
+	22, // 13: muster.coordinator.v1.ListReleasesResponse.releases:type_name -> muster.coordinator.v1.Release
+	24, // 14: muster.coordinator.v1.ServiceStatus.service:type_name -> muster.coordinator.v1.Service
+	13, // 15: muster.coordinator.v1.ListServicesResponse.services:type_name -> muster.coordinator.v1.ServiceStatus
+	15, // 16: muster.coordinator.v1.ListServicesResponse.unreachable:type_name -> muster.coordinator.v1.HostError
+	25, // 17: muster.coordinator.v1.Instance.container:type_name -> muster.agent.v1.Container
+	26, // 18: muster.coordinator.v1.Instance.started_at:type_name -> google.protobuf.Timestamp
+	17, // 19: muster.coordinator.v1.ListInstancesResponse.instances:type_name -> muster.coordinator.v1.Instance
+	27, // 20: muster.coordinator.v1.ListInstancesResponse.missing:type_name -> muster.coordinator.v1.Assignment
+	15, // 21: muster.coordinator.v1.ListInstancesResponse.unreachable:type_name -> muster.coordinator.v1.HostError
+	2,  // 22: muster.coordinator.v1.StackService.ApplyStack:input_type -> muster.coordinator.v1.ApplyStackRequest
+	4,  // 23: muster.coordinator.v1.StackService.RollbackStack:input_type -> muster.coordinator.v1.RollbackStackRequest
+	6,  // 24: muster.coordinator.v1.StackService.ListStacks:input_type -> muster.coordinator.v1.ListStacksRequest
+	8,  // 25: muster.coordinator.v1.StackService.GetStack:input_type -> muster.coordinator.v1.GetStackRequest
+	10, // 26: muster.coordinator.v1.StackService.ListReleases:input_type -> muster.coordinator.v1.ListReleasesRequest
+	12, // 27: muster.coordinator.v1.StackService.ListServices:input_type -> muster.coordinator.v1.ListServicesRequest
+	16, // 28: muster.coordinator.v1.StackService.ListInstances:input_type -> muster.coordinator.v1.ListInstancesRequest
+	3,  // 29: muster.coordinator.v1.StackService.ApplyStack:output_type -> muster.coordinator.v1.ApplyStackResponse
+	5,  // 30: muster.coordinator.v1.StackService.RollbackStack:output_type -> muster.coordinator.v1.RollbackStackResponse
+	7,  // 31: muster.coordinator.v1.StackService.ListStacks:output_type -> muster.coordinator.v1.ListStacksResponse
+	9,  // 32: muster.coordinator.v1.StackService.GetStack:output_type -> muster.coordinator.v1.GetStackResponse
+	11, // 33: muster.coordinator.v1.StackService.ListReleases:output_type -> muster.coordinator.v1.ListReleasesResponse
+	14, // 34: muster.coordinator.v1.StackService.ListServices:output_type -> muster.coordinator.v1.ListServicesResponse
+	18, // 35: muster.coordinator.v1.StackService.ListInstances:output_type -> muster.coordinator.v1.ListInstancesResponse
+	29, // [29:36] is the sub-list for method output_type
+	22, // [22:29] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_muster_coordinator_v1_stack_service_proto_init() }

@@ -9,6 +9,7 @@
 package raftv1
 
 import (
+	v12 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 	v11 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 	v1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
@@ -108,6 +109,12 @@ type Command struct {
 	//	*Command_Tick
 	//	*Command_ControlRun
 	//	*Command_PutSecret
+	//	*Command_DecideStep
+	//	*Command_ResolveStep
+	//	*Command_CordonHost
+	//	*Command_PutProcedure
+	//	*Command_DropProcedure
+	//	*Command_Evict
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -268,6 +275,60 @@ func (x *Command) GetPutSecret() *PutSecret {
 	return nil
 }
 
+func (x *Command) GetDecideStep() *DecideStep {
+	if x != nil {
+		if x, ok := x.Op.(*Command_DecideStep); ok {
+			return x.DecideStep
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetResolveStep() *ResolveStep {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ResolveStep); ok {
+			return x.ResolveStep
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCordonHost() *CordonHost {
+	if x != nil {
+		if x, ok := x.Op.(*Command_CordonHost); ok {
+			return x.CordonHost
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPutProcedure() *PutProcedure {
+	if x != nil {
+		if x, ok := x.Op.(*Command_PutProcedure); ok {
+			return x.PutProcedure
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetDropProcedure() *DropProcedure {
+	if x != nil {
+		if x, ok := x.Op.(*Command_DropProcedure); ok {
+			return x.DropProcedure
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetEvict() *Evict {
+	if x != nil {
+		if x, ok := x.Op.(*Command_Evict); ok {
+			return x.Evict
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -322,6 +383,36 @@ type Command_PutSecret struct {
 	PutSecret *PutSecret `protobuf:"bytes,19,opt,name=put_secret,json=putSecret,proto3,oneof"`
 }
 
+type Command_DecideStep struct {
+	// decide_step takes an answer to a step that asks for approval.
+	DecideStep *DecideStep `protobuf:"bytes,20,opt,name=decide_step,json=decideStep,proto3,oneof"`
+}
+
+type Command_ResolveStep struct {
+	// resolve_step takes word of what became of a lost operation.
+	ResolveStep *ResolveStep `protobuf:"bytes,21,opt,name=resolve_step,json=resolveStep,proto3,oneof"`
+}
+
+type Command_CordonHost struct {
+	// cordon_host keeps new instances away from a host, or lets them come again.
+	CordonHost *CordonHost `protobuf:"bytes,22,opt,name=cordon_host,json=cordonHost,proto3,oneof"`
+}
+
+type Command_PutProcedure struct {
+	// put_procedure stores a version of a user-written procedure.
+	PutProcedure *PutProcedure `protobuf:"bytes,23,opt,name=put_procedure,json=putProcedure,proto3,oneof"`
+}
+
+type Command_DropProcedure struct {
+	// drop_procedure forgets a user-written procedure.
+	DropProcedure *DropProcedure `protobuf:"bytes,24,opt,name=drop_procedure,json=dropProcedure,proto3,oneof"`
+}
+
+type Command_Evict struct {
+	// evict refuses an identity from now on.
+	Evict *Evict `protobuf:"bytes,25,opt,name=evict,proto3,oneof"`
+}
+
 func (*Command_Bootstrap) isCommand_Op() {}
 
 func (*Command_PutToken) isCommand_Op() {}
@@ -341,6 +432,18 @@ func (*Command_Tick) isCommand_Op() {}
 func (*Command_ControlRun) isCommand_Op() {}
 
 func (*Command_PutSecret) isCommand_Op() {}
+
+func (*Command_DecideStep) isCommand_Op() {}
+
+func (*Command_ResolveStep) isCommand_Op() {}
+
+func (*Command_CordonHost) isCommand_Op() {}
+
+func (*Command_PutProcedure) isCommand_Op() {}
+
+func (*Command_DropProcedure) isCommand_Op() {}
+
+func (*Command_Evict) isCommand_Op() {}
 
 // Bootstrap founds a cluster.
 type Bootstrap struct {
@@ -839,7 +942,11 @@ type Outcome struct {
 	// failure of the operation; absent if it ended well.
 	Failure *v11.OperationFailure `protobuf:"bytes,4,opt,name=failure,proto3" json:"failure,omitempty"`
 	// result is the serialized response; at most 4096 bytes.
-	Result        []byte `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"`
+	Result []byte `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"`
+	// spared says that the action was not performed, because done_if held already.
+	Spared bool `protobuf:"varint,6,opt,name=spared,proto3" json:"spared,omitempty"`
+	// lost says that nobody can tell what became of the operation: the step asks.
+	Lost          bool `protobuf:"varint,7,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -907,6 +1014,20 @@ func (x *Outcome) GetResult() []byte {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *Outcome) GetSpared() bool {
+	if x != nil {
+		return x.Spared
+	}
+	return false
+}
+
+func (x *Outcome) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
 }
 
 // Tick lets the deadlines and delays of runs pass that are due at the command's time.
@@ -1101,6 +1222,381 @@ func (x *ControlRun) GetReason() string {
 	return ""
 }
 
+// DecideStep takes an answer to a step that asks for approval.
+type DecideStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// run_id of the run.
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// step_id of the step; empty if only one asks.
+	StepId string `protobuf:"bytes,2,opt,name=step_id,json=stepId,proto3" json:"step_id,omitempty"`
+	// plan_hash of the plan that was seen, or its first characters.
+	PlanHash string `protobuf:"bytes,3,opt,name=plan_hash,json=planHash,proto3" json:"plan_hash,omitempty"`
+	// approve is a yes.
+	Approve bool `protobuf:"varint,4,opt,name=approve,proto3" json:"approve,omitempty"`
+	// reason that was given.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// role of the actor.
+	Role          v12.Role `protobuf:"varint,6,opt,name=role,proto3,enum=muster.access.v1.Role" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecideStep) Reset() {
+	*x = DecideStep{}
+	mi := &file_muster_raft_v1_command_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecideStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecideStep) ProtoMessage() {}
+
+func (x *DecideStep) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_raft_v1_command_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecideStep.ProtoReflect.Descriptor instead.
+func (*DecideStep) Descriptor() ([]byte, []int) {
+	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DecideStep) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *DecideStep) GetStepId() string {
+	if x != nil {
+		return x.StepId
+	}
+	return ""
+}
+
+func (x *DecideStep) GetPlanHash() string {
+	if x != nil {
+		return x.PlanHash
+	}
+	return ""
+}
+
+func (x *DecideStep) GetApprove() bool {
+	if x != nil {
+		return x.Approve
+	}
+	return false
+}
+
+func (x *DecideStep) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DecideStep) GetRole() v12.Role {
+	if x != nil {
+		return x.Role
+	}
+	return v12.Role(0)
+}
+
+// ResolveStep takes word of what became of an operation whose outcome was lost.
+type ResolveStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// run_id of the run.
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// step_id of the step; empty if only one asks.
+	StepId string `protobuf:"bytes,2,opt,name=step_id,json=stepId,proto3" json:"step_id,omitempty"`
+	// resolution is what was found out.
+	Resolution v1.Resolution `protobuf:"varint,3,opt,name=resolution,proto3,enum=muster.coordinator.v1.Resolution" json:"resolution,omitempty"`
+	// reason that was given.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveStep) Reset() {
+	*x = ResolveStep{}
+	mi := &file_muster_raft_v1_command_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveStep) ProtoMessage() {}
+
+func (x *ResolveStep) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_raft_v1_command_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveStep.ProtoReflect.Descriptor instead.
+func (*ResolveStep) Descriptor() ([]byte, []int) {
+	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ResolveStep) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *ResolveStep) GetStepId() string {
+	if x != nil {
+		return x.StepId
+	}
+	return ""
+}
+
+func (x *ResolveStep) GetResolution() v1.Resolution {
+	if x != nil {
+		return x.Resolution
+	}
+	return v1.Resolution(0)
+}
+
+func (x *ResolveStep) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// CordonHost keeps new instances away from a host, or lets them come again.
+type CordonHost struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host by its name.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// cordoned keeps them away.
+	Cordoned bool `protobuf:"varint,2,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
+	// reason that was given.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CordonHost) Reset() {
+	*x = CordonHost{}
+	mi := &file_muster_raft_v1_command_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CordonHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CordonHost) ProtoMessage() {}
+
+func (x *CordonHost) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_raft_v1_command_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CordonHost.ProtoReflect.Descriptor instead.
+func (*CordonHost) Descriptor() ([]byte, []int) {
+	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CordonHost) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *CordonHost) GetCordoned() bool {
+	if x != nil {
+		return x.Cordoned
+	}
+	return false
+}
+
+func (x *CordonHost) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// PutProcedure stores a version of a user-written procedure.
+type PutProcedure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// procedure with its source; its version, time and author are set when it is applied.
+	Procedure     *v1.StoredProcedure `protobuf:"bytes,1,opt,name=procedure,proto3" json:"procedure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutProcedure) Reset() {
+	*x = PutProcedure{}
+	mi := &file_muster_raft_v1_command_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutProcedure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutProcedure) ProtoMessage() {}
+
+func (x *PutProcedure) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_raft_v1_command_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutProcedure.ProtoReflect.Descriptor instead.
+func (*PutProcedure) Descriptor() ([]byte, []int) {
+	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PutProcedure) GetProcedure() *v1.StoredProcedure {
+	if x != nil {
+		return x.Procedure
+	}
+	return nil
+}
+
+// DropProcedure forgets a user-written procedure. Its runs stay.
+type DropProcedure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of the procedure.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropProcedure) Reset() {
+	*x = DropProcedure{}
+	mi := &file_muster_raft_v1_command_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropProcedure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropProcedure) ProtoMessage() {}
+
+func (x *DropProcedure) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_raft_v1_command_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropProcedure.ProtoReflect.Descriptor instead.
+func (*DropProcedure) Descriptor() ([]byte, []int) {
+	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DropProcedure) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// Evict refuses an identity from now on.
+type Evict struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// identity by its SPIFFE id.
+	Identity string `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	// reason that was given.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Evict) Reset() {
+	*x = Evict{}
+	mi := &file_muster_raft_v1_command_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Evict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Evict) ProtoMessage() {}
+
+func (x *Evict) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_raft_v1_command_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Evict.ProtoReflect.Descriptor instead.
+func (*Evict) Descriptor() ([]byte, []int) {
+	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Evict) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *Evict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // PutSecret stores a new version of a secret.
 type PutSecret struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1114,7 +1610,7 @@ type PutSecret struct {
 
 func (x *PutSecret) Reset() {
 	*x = PutSecret{}
-	mi := &file_muster_raft_v1_command_proto_msgTypes[13]
+	mi := &file_muster_raft_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1622,7 @@ func (x *PutSecret) String() string {
 func (*PutSecret) ProtoMessage() {}
 
 func (x *PutSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_raft_v1_command_proto_msgTypes[13]
+	mi := &file_muster_raft_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1635,7 @@ func (x *PutSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutSecret.ProtoReflect.Descriptor instead.
 func (*PutSecret) Descriptor() ([]byte, []int) {
-	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PutSecret) GetName() string {
@@ -1170,14 +1666,18 @@ type Result struct {
 	// identity that was registered.
 	Identity *Identity `protobuf:"bytes,5,opt,name=identity,proto3" json:"identity,omitempty"`
 	// replayed says that the request id was seen before and this is its first result.
-	Replayed      bool `protobuf:"varint,6,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	Replayed bool `protobuf:"varint,6,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	// host that was changed.
+	Host *v1.Host `protobuf:"bytes,7,opt,name=host,proto3" json:"host,omitempty"`
+	// procedure that was stored.
+	Procedure     *v1.StoredProcedure `protobuf:"bytes,8,opt,name=procedure,proto3" json:"procedure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_muster_raft_v1_command_proto_msgTypes[14]
+	mi := &file_muster_raft_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1689,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_raft_v1_command_proto_msgTypes[14]
+	mi := &file_muster_raft_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1702,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Result) GetError() *CommandError {
@@ -1247,6 +1747,20 @@ func (x *Result) GetReplayed() bool {
 	return false
 }
 
+func (x *Result) GetHost() *v1.Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+func (x *Result) GetProcedure() *v1.StoredProcedure {
+	if x != nil {
+		return x.Procedure
+	}
+	return nil
+}
+
 // CommandError is a refusal.
 type CommandError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1260,7 +1774,7 @@ type CommandError struct {
 
 func (x *CommandError) Reset() {
 	*x = CommandError{}
-	mi := &file_muster_raft_v1_command_proto_msgTypes[15]
+	mi := &file_muster_raft_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1786,7 @@ func (x *CommandError) String() string {
 func (*CommandError) ProtoMessage() {}
 
 func (x *CommandError) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_raft_v1_command_proto_msgTypes[15]
+	mi := &file_muster_raft_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1799,7 @@ func (x *CommandError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandError.ProtoReflect.Descriptor instead.
 func (*CommandError) Descriptor() ([]byte, []int) {
-	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_muster_raft_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CommandError) GetReason() int32 {
@@ -1306,7 +1820,7 @@ var File_muster_raft_v1_command_proto protoreflect.FileDescriptor
 
 const file_muster_raft_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1cmuster/raft/v1/command.proto\x12\x0emuster.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"muster/agent/v1/host_service.proto\x1a\x1fmuster/agent/v1/operation.proto\x1a(muster/coordinator/v1/host_service.proto\x1a muster/coordinator/v1/plan.proto\x1a\x1fmuster/coordinator/v1/run.proto\x1a!muster/coordinator/v1/stack.proto\x1a\x1bmuster/raft/v1/record.proto\"\xd2\x05\n" +
+	"\x1cmuster/raft/v1/command.proto\x12\x0emuster.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmuster/access/v1/access.proto\x1a\"muster/agent/v1/host_service.proto\x1a\x1fmuster/agent/v1/operation.proto\x1a(muster/coordinator/v1/host_service.proto\x1a muster/coordinator/v1/plan.proto\x1a%muster/coordinator/v1/procedure.proto\x1a\x1fmuster/coordinator/v1/run.proto\x1a'muster/coordinator/v1/run_service.proto\x1a!muster/coordinator/v1/stack.proto\x1a\x1bmuster/raft/v1/record.proto\"\xce\b\n" +
 	"\aCommand\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12,\n" +
 	"\x03now\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x12\x1d\n" +
@@ -1325,7 +1839,15 @@ const file_muster_raft_v1_command_proto_rawDesc = "" +
 	"\vcontrol_run\x18\x12 \x01(\v2\x1a.muster.raft.v1.ControlRunH\x00R\n" +
 	"controlRun\x12:\n" +
 	"\n" +
-	"put_secret\x18\x13 \x01(\v2\x19.muster.raft.v1.PutSecretH\x00R\tputSecretB\x04\n" +
+	"put_secret\x18\x13 \x01(\v2\x19.muster.raft.v1.PutSecretH\x00R\tputSecret\x12=\n" +
+	"\vdecide_step\x18\x14 \x01(\v2\x1a.muster.raft.v1.DecideStepH\x00R\n" +
+	"decideStep\x12@\n" +
+	"\fresolve_step\x18\x15 \x01(\v2\x1b.muster.raft.v1.ResolveStepH\x00R\vresolveStep\x12=\n" +
+	"\vcordon_host\x18\x16 \x01(\v2\x1a.muster.raft.v1.CordonHostH\x00R\n" +
+	"cordonHost\x12C\n" +
+	"\rput_procedure\x18\x17 \x01(\v2\x1c.muster.raft.v1.PutProcedureH\x00R\fputProcedure\x12F\n" +
+	"\x0edrop_procedure\x18\x18 \x01(\v2\x1d.muster.raft.v1.DropProcedureH\x00R\rdropProcedure\x12-\n" +
+	"\x05evict\x18\x19 \x01(\v2\x15.muster.raft.v1.EvictH\x00R\x05evictB\x04\n" +
 	"\x02op\"\xe9\x01\n" +
 	"\tBootstrap\x12\x1d\n" +
 	"\n" +
@@ -1358,13 +1880,15 @@ const file_muster_raft_v1_command_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\"[\n" +
 	"\x0eRecordOutcomes\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x123\n" +
-	"\boutcomes\x18\x02 \x03(\v2\x17.muster.raft.v1.OutcomeR\boutcomes\"\xa8\x01\n" +
+	"\boutcomes\x18\x02 \x03(\v2\x17.muster.raft.v1.OutcomeR\boutcomes\"\xd4\x01\n" +
 	"\aOutcome\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x17\n" +
 	"\astep_id\x18\x02 \x01(\tR\x06stepId\x12\x18\n" +
 	"\aattempt\x18\x03 \x01(\rR\aattempt\x12;\n" +
 	"\afailure\x18\x04 \x01(\v2!.muster.agent.v1.OperationFailureR\afailure\x12\x16\n" +
-	"\x06result\x18\x05 \x01(\fR\x06result\"\xa7\x01\n" +
+	"\x06result\x18\x05 \x01(\fR\x06result\x12\x16\n" +
+	"\x06spared\x18\x06 \x01(\bR\x06spared\x12\x12\n" +
+	"\x04lost\x18\a \x01(\bR\x04lost\"\xa7\x01\n" +
 	"\x04Tick\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x17\n" +
 	"\arun_ids\x18\x02 \x03(\tR\x06runIds\x129\n" +
@@ -1377,17 +1901,46 @@ const file_muster_raft_v1_command_proto_rawDesc = "" +
 	"ControlRun\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x124\n" +
 	"\acontrol\x18\x02 \x01(\x0e2\x1a.muster.raft.v1.RunControlR\acontrol\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\":\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xb7\x01\n" +
+	"\n" +
+	"DecideStep\x12\x15\n" +
+	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x17\n" +
+	"\astep_id\x18\x02 \x01(\tR\x06stepId\x12\x1b\n" +
+	"\tplan_hash\x18\x03 \x01(\tR\bplanHash\x12\x18\n" +
+	"\aapprove\x18\x04 \x01(\bR\aapprove\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12*\n" +
+	"\x04role\x18\x06 \x01(\x0e2\x16.muster.access.v1.RoleR\x04role\"\x98\x01\n" +
+	"\vResolveStep\x12\x15\n" +
+	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x17\n" +
+	"\astep_id\x18\x02 \x01(\tR\x06stepId\x12A\n" +
+	"\n" +
+	"resolution\x18\x03 \x01(\x0e2!.muster.coordinator.v1.ResolutionR\n" +
+	"resolution\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"T\n" +
+	"\n" +
+	"CordonHost\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1a\n" +
+	"\bcordoned\x18\x02 \x01(\bR\bcordoned\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"T\n" +
+	"\fPutProcedure\x12D\n" +
+	"\tprocedure\x18\x01 \x01(\v2&.muster.coordinator.v1.StoredProcedureR\tprocedure\"#\n" +
+	"\rDropProcedure\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\";\n" +
+	"\x05Evict\x12\x1a\n" +
+	"\bidentity\x18\x01 \x01(\tR\bidentity\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\":\n" +
 	"\tPutSecret\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
-	"\x05value\x18\x02 \x01(\fB\x03\x80\x01\x01R\x05value\"\xec\x01\n" +
+	"\x05value\x18\x02 \x01(\fB\x03\x80\x01\x01R\x05value\"\xe3\x02\n" +
 	"\x06Result\x122\n" +
 	"\x05error\x18\x01 \x01(\v2\x1c.muster.raft.v1.CommandErrorR\x05error\x12,\n" +
 	"\x03run\x18\x02 \x01(\v2\x1a.muster.coordinator.v1.RunR\x03run\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x04R\aversion\x124\n" +
 	"\bidentity\x18\x05 \x01(\v2\x18.muster.raft.v1.IdentityR\bidentity\x12\x1a\n" +
-	"\breplayed\x18\x06 \x01(\bR\breplayed\"@\n" +
+	"\breplayed\x18\x06 \x01(\bR\breplayed\x12/\n" +
+	"\x04host\x18\a \x01(\v2\x1b.muster.coordinator.v1.HostR\x04host\x12D\n" +
+	"\tprocedure\x18\b \x01(\v2&.muster.coordinator.v1.StoredProcedureR\tprocedure\"@\n" +
 	"\fCommandError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\x05R\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage*p\n" +
@@ -1412,7 +1965,7 @@ func file_muster_raft_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_raft_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_muster_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_muster_raft_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_muster_raft_v1_command_proto_goTypes = []any{
 	(RunControl)(0),               // 0: muster.raft.v1.RunControl
 	(*Command)(nil),               // 1: muster.raft.v1.Command
@@ -1428,22 +1981,32 @@ var file_muster_raft_v1_command_proto_goTypes = []any{
 	(*Tick)(nil),                  // 11: muster.raft.v1.Tick
 	(*StepRef)(nil),               // 12: muster.raft.v1.StepRef
 	(*ControlRun)(nil),            // 13: muster.raft.v1.ControlRun
-	(*PutSecret)(nil),             // 14: muster.raft.v1.PutSecret
-	(*Result)(nil),                // 15: muster.raft.v1.Result
-	(*CommandError)(nil),          // 16: muster.raft.v1.CommandError
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*Authority)(nil),             // 18: muster.raft.v1.Authority
-	(*Identity)(nil),              // 19: muster.raft.v1.Identity
-	(*Token)(nil),                 // 20: muster.raft.v1.Token
-	(v1.HostState)(0),             // 21: muster.coordinator.v1.HostState
-	(*v11.Inventory)(nil),         // 22: muster.agent.v1.Inventory
-	(*v1.Plan)(nil),               // 23: muster.coordinator.v1.Plan
-	(*v1.Release)(nil),            // 24: muster.coordinator.v1.Release
-	(*v11.OperationFailure)(nil),  // 25: muster.agent.v1.OperationFailure
-	(*v1.Run)(nil),                // 26: muster.coordinator.v1.Run
+	(*DecideStep)(nil),            // 14: muster.raft.v1.DecideStep
+	(*ResolveStep)(nil),           // 15: muster.raft.v1.ResolveStep
+	(*CordonHost)(nil),            // 16: muster.raft.v1.CordonHost
+	(*PutProcedure)(nil),          // 17: muster.raft.v1.PutProcedure
+	(*DropProcedure)(nil),         // 18: muster.raft.v1.DropProcedure
+	(*Evict)(nil),                 // 19: muster.raft.v1.Evict
+	(*PutSecret)(nil),             // 20: muster.raft.v1.PutSecret
+	(*Result)(nil),                // 21: muster.raft.v1.Result
+	(*CommandError)(nil),          // 22: muster.raft.v1.CommandError
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*Authority)(nil),             // 24: muster.raft.v1.Authority
+	(*Identity)(nil),              // 25: muster.raft.v1.Identity
+	(*Token)(nil),                 // 26: muster.raft.v1.Token
+	(v1.HostState)(0),             // 27: muster.coordinator.v1.HostState
+	(*v11.Inventory)(nil),         // 28: muster.agent.v1.Inventory
+	(*v1.Plan)(nil),               // 29: muster.coordinator.v1.Plan
+	(*v1.Release)(nil),            // 30: muster.coordinator.v1.Release
+	(*v11.OperationFailure)(nil),  // 31: muster.agent.v1.OperationFailure
+	(v12.Role)(0),                 // 32: muster.access.v1.Role
+	(v1.Resolution)(0),            // 33: muster.coordinator.v1.Resolution
+	(*v1.StoredProcedure)(nil),    // 34: muster.coordinator.v1.StoredProcedure
+	(*v1.Run)(nil),                // 35: muster.coordinator.v1.Run
+	(*v1.Host)(nil),               // 36: muster.coordinator.v1.Host
 }
 var file_muster_raft_v1_command_proto_depIdxs = []int32{
-	17, // 0: muster.raft.v1.Command.now:type_name -> google.protobuf.Timestamp
+	23, // 0: muster.raft.v1.Command.now:type_name -> google.protobuf.Timestamp
 	2,  // 1: muster.raft.v1.Command.bootstrap:type_name -> muster.raft.v1.Bootstrap
 	3,  // 2: muster.raft.v1.Command.put_token:type_name -> muster.raft.v1.PutToken
 	4,  // 3: muster.raft.v1.Command.join:type_name -> muster.raft.v1.Join
@@ -1453,30 +2016,41 @@ var file_muster_raft_v1_command_proto_depIdxs = []int32{
 	9,  // 7: muster.raft.v1.Command.record_outcomes:type_name -> muster.raft.v1.RecordOutcomes
 	11, // 8: muster.raft.v1.Command.tick:type_name -> muster.raft.v1.Tick
 	13, // 9: muster.raft.v1.Command.control_run:type_name -> muster.raft.v1.ControlRun
-	14, // 10: muster.raft.v1.Command.put_secret:type_name -> muster.raft.v1.PutSecret
-	18, // 11: muster.raft.v1.Bootstrap.authority:type_name -> muster.raft.v1.Authority
-	19, // 12: muster.raft.v1.Bootstrap.identity:type_name -> muster.raft.v1.Identity
-	20, // 13: muster.raft.v1.Bootstrap.token:type_name -> muster.raft.v1.Token
-	20, // 14: muster.raft.v1.PutToken.token:type_name -> muster.raft.v1.Token
-	19, // 15: muster.raft.v1.Join.identity:type_name -> muster.raft.v1.Identity
-	6,  // 16: muster.raft.v1.UpdateHosts.hosts:type_name -> muster.raft.v1.HostUpdate
-	21, // 17: muster.raft.v1.HostUpdate.state:type_name -> muster.coordinator.v1.HostState
-	22, // 18: muster.raft.v1.HostUpdate.inventory:type_name -> muster.agent.v1.Inventory
-	23, // 19: muster.raft.v1.StartRun.plan:type_name -> muster.coordinator.v1.Plan
-	24, // 20: muster.raft.v1.StartRun.release:type_name -> muster.coordinator.v1.Release
-	10, // 21: muster.raft.v1.RecordOutcomes.outcomes:type_name -> muster.raft.v1.Outcome
-	25, // 22: muster.raft.v1.Outcome.failure:type_name -> muster.agent.v1.OperationFailure
-	12, // 23: muster.raft.v1.Tick.unreachable:type_name -> muster.raft.v1.StepRef
-	12, // 24: muster.raft.v1.Tick.reachable:type_name -> muster.raft.v1.StepRef
-	0,  // 25: muster.raft.v1.ControlRun.control:type_name -> muster.raft.v1.RunControl
-	16, // 26: muster.raft.v1.Result.error:type_name -> muster.raft.v1.CommandError
-	26, // 27: muster.raft.v1.Result.run:type_name -> muster.coordinator.v1.Run
-	19, // 28: muster.raft.v1.Result.identity:type_name -> muster.raft.v1.Identity
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	20, // 10: muster.raft.v1.Command.put_secret:type_name -> muster.raft.v1.PutSecret
+	14, // 11: muster.raft.v1.Command.decide_step:type_name -> muster.raft.v1.DecideStep
+	15, // 12: muster.raft.v1.Command.resolve_step:type_name -> muster.raft.v1.ResolveStep
+	16, // 13: muster.raft.v1.Command.cordon_host:type_name -> muster.raft.v1.CordonHost
+	17, // 14: muster.raft.v1.Command.put_procedure:type_name -> muster.raft.v1.PutProcedure
+	18, // 15: muster.raft.v1.Command.drop_procedure:type_name -> muster.raft.v1.DropProcedure
+	19, // 16: muster.raft.v1.Command.evict:type_name -> muster.raft.v1.Evict
+	24, // 17: muster.raft.v1.Bootstrap.authority:type_name -> muster.raft.v1.Authority
+	25, // 18: muster.raft.v1.Bootstrap.identity:type_name -> muster.raft.v1.Identity
+	26, // 19: muster.raft.v1.Bootstrap.token:type_name -> muster.raft.v1.Token
+	26, // 20: muster.raft.v1.PutToken.token:type_name -> muster.raft.v1.Token
+	25, // 21: muster.raft.v1.Join.identity:type_name -> muster.raft.v1.Identity
+	6,  // 22: muster.raft.v1.UpdateHosts.hosts:type_name -> muster.raft.v1.HostUpdate
+	27, // 23: muster.raft.v1.HostUpdate.state:type_name -> muster.coordinator.v1.HostState
+	28, // 24: muster.raft.v1.HostUpdate.inventory:type_name -> muster.agent.v1.Inventory
+	29, // 25: muster.raft.v1.StartRun.plan:type_name -> muster.coordinator.v1.Plan
+	30, // 26: muster.raft.v1.StartRun.release:type_name -> muster.coordinator.v1.Release
+	10, // 27: muster.raft.v1.RecordOutcomes.outcomes:type_name -> muster.raft.v1.Outcome
+	31, // 28: muster.raft.v1.Outcome.failure:type_name -> muster.agent.v1.OperationFailure
+	12, // 29: muster.raft.v1.Tick.unreachable:type_name -> muster.raft.v1.StepRef
+	12, // 30: muster.raft.v1.Tick.reachable:type_name -> muster.raft.v1.StepRef
+	0,  // 31: muster.raft.v1.ControlRun.control:type_name -> muster.raft.v1.RunControl
+	32, // 32: muster.raft.v1.DecideStep.role:type_name -> muster.access.v1.Role
+	33, // 33: muster.raft.v1.ResolveStep.resolution:type_name -> muster.coordinator.v1.Resolution
+	34, // 34: muster.raft.v1.PutProcedure.procedure:type_name -> muster.coordinator.v1.StoredProcedure
+	22, // 35: muster.raft.v1.Result.error:type_name -> muster.raft.v1.CommandError
+	35, // 36: muster.raft.v1.Result.run:type_name -> muster.coordinator.v1.Run
+	25, // 37: muster.raft.v1.Result.identity:type_name -> muster.raft.v1.Identity
+	36, // 38: muster.raft.v1.Result.host:type_name -> muster.coordinator.v1.Host
+	34, // 39: muster.raft.v1.Result.procedure:type_name -> muster.coordinator.v1.StoredProcedure
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_muster_raft_v1_command_proto_init() }
@@ -1496,6 +2070,12 @@ func file_muster_raft_v1_command_proto_init() {
 		(*Command_Tick)(nil),
 		(*Command_ControlRun)(nil),
 		(*Command_PutSecret)(nil),
+		(*Command_DecideStep)(nil),
+		(*Command_ResolveStep)(nil),
+		(*Command_CordonHost)(nil),
+		(*Command_PutProcedure)(nil),
+		(*Command_DropProcedure)(nil),
+		(*Command_Evict)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1503,7 +2083,7 @@ func file_muster_raft_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_raft_v1_command_proto_rawDesc), len(file_muster_raft_v1_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -881,6 +881,7 @@ type SnapshotRecord struct {
 	//	*SnapshotRecord_Lock
 	//	*SnapshotRecord_Secret
 	//	*SnapshotRecord_Request
+	//	*SnapshotRecord_Procedure
 	//	*SnapshotRecord_Trailer
 	Row           isSnapshotRecord_Row `protobuf_oneof:"row"`
 	unknownFields protoimpl.UnknownFields
@@ -1032,6 +1033,15 @@ func (x *SnapshotRecord) GetRequest() *Request {
 	return nil
 }
 
+func (x *SnapshotRecord) GetProcedure() *v11.StoredProcedure {
+	if x != nil {
+		if x, ok := x.Row.(*SnapshotRecord_Procedure); ok {
+			return x.Procedure
+		}
+	}
+	return nil
+}
+
 func (x *SnapshotRecord) GetTrailer() *SnapshotTrailer {
 	if x != nil {
 		if x, ok := x.Row.(*SnapshotRecord_Trailer); ok {
@@ -1105,6 +1115,11 @@ type SnapshotRecord_Request struct {
 	Request *Request `protobuf:"bytes,12,opt,name=request,proto3,oneof"`
 }
 
+type SnapshotRecord_Procedure struct {
+	// procedure that users wrote.
+	Procedure *v11.StoredProcedure `protobuf:"bytes,13,opt,name=procedure,proto3,oneof"`
+}
+
 type SnapshotRecord_Trailer struct {
 	// trailer ends the snapshot.
 	Trailer *SnapshotTrailer `protobuf:"bytes,15,opt,name=trailer,proto3,oneof"`
@@ -1133,6 +1148,8 @@ func (*SnapshotRecord_Lock) isSnapshotRecord_Row() {}
 func (*SnapshotRecord_Secret) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Request) isSnapshotRecord_Row() {}
+
+func (*SnapshotRecord_Procedure) isSnapshotRecord_Row() {}
 
 func (*SnapshotRecord_Trailer) isSnapshotRecord_Row() {}
 
@@ -1195,7 +1212,7 @@ var File_muster_raft_v1_record_proto protoreflect.FileDescriptor
 
 const file_muster_raft_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmuster/raft/v1/record.proto\x12\x0emuster.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmuster/access/v1/access.proto\x1a(muster/coordinator/v1/host_service.proto\x1a muster/coordinator/v1/plan.proto\x1a\x1fmuster/coordinator/v1/run.proto\x1a!muster/coordinator/v1/stack.proto\"\x83\x02\n" +
+	"\x1bmuster/raft/v1/record.proto\x12\x0emuster.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmuster/access/v1/access.proto\x1a(muster/coordinator/v1/host_service.proto\x1a muster/coordinator/v1/plan.proto\x1a%muster/coordinator/v1/procedure.proto\x1a\x1fmuster/coordinator/v1/run.proto\x1a!muster/coordinator/v1/stack.proto\"\x83\x02\n" +
 	"\tAuthority\x128\n" +
 	"\x04root\x18\x01 \x01(\v2$.muster.raft.v1.CertificateAuthorityR\x04root\x12F\n" +
 	"\vcoordinator\x18\x02 \x01(\v2$.muster.raft.v1.CertificateAuthorityR\vcoordinator\x12:\n" +
@@ -1274,7 +1291,7 @@ const file_muster_raft_v1_record_proto_rawDesc = "" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\x04R\x05index\"\xba\x05\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\"\x82\x06\n" +
 	"\x0eSnapshotRecord\x12*\n" +
 	"\x04meta\x18\x01 \x01(\v2\x14.muster.raft.v1.MetaH\x00R\x04meta\x126\n" +
 	"\bidentity\x18\x02 \x01(\v2\x18.muster.raft.v1.IdentityH\x00R\bidentity\x12-\n" +
@@ -1288,7 +1305,8 @@ const file_muster_raft_v1_record_proto_rawDesc = "" +
 	"\x04lock\x18\n" +
 	" \x01(\v2\x14.muster.raft.v1.LockH\x00R\x04lock\x120\n" +
 	"\x06secret\x18\v \x01(\v2\x16.muster.raft.v1.SecretH\x00R\x06secret\x123\n" +
-	"\arequest\x18\f \x01(\v2\x17.muster.raft.v1.RequestH\x00R\arequest\x12;\n" +
+	"\arequest\x18\f \x01(\v2\x17.muster.raft.v1.RequestH\x00R\arequest\x12F\n" +
+	"\tprocedure\x18\r \x01(\v2&.muster.coordinator.v1.StoredProcedureH\x00R\tprocedure\x12;\n" +
 	"\atrailer\x18\x0f \x01(\v2\x1f.muster.raft.v1.SnapshotTrailerH\x00R\atrailerB\x05\n" +
 	"\x03row\"C\n" +
 	"\x0fSnapshotTrailer\x12\x18\n" +
@@ -1332,6 +1350,7 @@ var file_muster_raft_v1_record_proto_goTypes = []any{
 	(*v11.Release)(nil),           // 19: muster.coordinator.v1.Release
 	(*v11.Run)(nil),               // 20: muster.coordinator.v1.Run
 	(*v11.StepStatus)(nil),        // 21: muster.coordinator.v1.StepStatus
+	(*v11.StoredProcedure)(nil),   // 22: muster.coordinator.v1.StoredProcedure
 }
 var file_muster_raft_v1_record_proto_depIdxs = []int32{
 	1,  // 0: muster.raft.v1.Authority.root:type_name -> muster.raft.v1.CertificateAuthority
@@ -1363,12 +1382,13 @@ var file_muster_raft_v1_record_proto_depIdxs = []int32{
 	5,  // 26: muster.raft.v1.SnapshotRecord.lock:type_name -> muster.raft.v1.Lock
 	4,  // 27: muster.raft.v1.SnapshotRecord.secret:type_name -> muster.raft.v1.Secret
 	6,  // 28: muster.raft.v1.SnapshotRecord.request:type_name -> muster.raft.v1.Request
-	11, // 29: muster.raft.v1.SnapshotRecord.trailer:type_name -> muster.raft.v1.SnapshotTrailer
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	22, // 29: muster.raft.v1.SnapshotRecord.procedure:type_name -> muster.coordinator.v1.StoredProcedure
+	11, // 30: muster.raft.v1.SnapshotRecord.trailer:type_name -> muster.raft.v1.SnapshotTrailer
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_muster_raft_v1_record_proto_init() }
@@ -1389,6 +1409,7 @@ func file_muster_raft_v1_record_proto_init() {
 		(*SnapshotRecord_Lock)(nil),
 		(*SnapshotRecord_Secret)(nil),
 		(*SnapshotRecord_Request)(nil),
+		(*SnapshotRecord_Procedure)(nil),
 		(*SnapshotRecord_Trailer)(nil),
 	}
 	type x struct{}

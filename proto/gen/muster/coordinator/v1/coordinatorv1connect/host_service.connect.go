@@ -37,6 +37,13 @@ const (
 	HostServiceListHostsProcedure = "/muster.coordinator.v1.HostService/ListHosts"
 	// HostServiceGetHostProcedure is the fully-qualified name of the HostService's GetHost RPC.
 	HostServiceGetHostProcedure = "/muster.coordinator.v1.HostService/GetHost"
+	// HostServiceCordonHostProcedure is the fully-qualified name of the HostService's CordonHost RPC.
+	HostServiceCordonHostProcedure = "/muster.coordinator.v1.HostService/CordonHost"
+	// HostServiceUncordonHostProcedure is the fully-qualified name of the HostService's UncordonHost
+	// RPC.
+	HostServiceUncordonHostProcedure = "/muster.coordinator.v1.HostService/UncordonHost"
+	// HostServiceDrainHostProcedure is the fully-qualified name of the HostService's DrainHost RPC.
+	HostServiceDrainHostProcedure = "/muster.coordinator.v1.HostService/DrainHost"
 	// HostServiceCreateHostTokenProcedure is the fully-qualified name of the HostService's
 	// CreateHostToken RPC.
 	HostServiceCreateHostTokenProcedure = "/muster.coordinator.v1.HostService/CreateHostToken"
@@ -48,6 +55,14 @@ type HostServiceClient interface {
 	ListHosts(context.Context, *v1.ListHostsRequest) (*v1.ListHostsResponse, error)
 	// GetHost returns one host. NOT_FOUND (HOST_NOT_FOUND).
 	GetHost(context.Context, *v1.GetHostRequest) (*v1.GetHostResponse, error)
+	// CordonHost keeps new instances away from a host; those that it has stay. NOT_FOUND (HOST_NOT_FOUND).
+	CordonHost(context.Context, *v1.CordonHostRequest) (*v1.CordonHostResponse, error)
+	// UncordonHost lets new instances come to a host again. NOT_FOUND (HOST_NOT_FOUND).
+	UncordonHost(context.Context, *v1.UncordonHostRequest) (*v1.UncordonHostResponse, error)
+	// DrainHost cordons a host and moves its instances to others, one stack after the other: each call starts the run of one stack, until no run comes back.
+	// A dry run plans all stacks and cordons nothing. NOT_FOUND (HOST_NOT_FOUND); FAILED_PRECONDITION (CANNOT_DRAIN: every instance that cannot leave, and
+	// why; NO_CAPACITY, HOST_DOWN, PORT_TAKEN, PLACEMENT, PLAN_CHANGED, LOCK_HELD); ABORTED (CONFLICT).
+	DrainHost(context.Context, *v1.DrainHostRequest) (*v1.DrainHostResponse, error)
 	// CreateHostToken makes a token with which one agent joins.
 	CreateHostToken(context.Context, *v1.CreateHostTokenRequest) (*v1.CreateHostTokenResponse, error)
 }
@@ -75,6 +90,24 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("GetHost")),
 			connect.WithClientOptions(opts...),
 		),
+		cordonHost: connect.NewClient[v1.CordonHostRequest, v1.CordonHostResponse](
+			httpClient,
+			baseURL+HostServiceCordonHostProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("CordonHost")),
+			connect.WithClientOptions(opts...),
+		),
+		uncordonHost: connect.NewClient[v1.UncordonHostRequest, v1.UncordonHostResponse](
+			httpClient,
+			baseURL+HostServiceUncordonHostProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("UncordonHost")),
+			connect.WithClientOptions(opts...),
+		),
+		drainHost: connect.NewClient[v1.DrainHostRequest, v1.DrainHostResponse](
+			httpClient,
+			baseURL+HostServiceDrainHostProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("DrainHost")),
+			connect.WithClientOptions(opts...),
+		),
 		createHostToken: connect.NewClient[v1.CreateHostTokenRequest, v1.CreateHostTokenResponse](
 			httpClient,
 			baseURL+HostServiceCreateHostTokenProcedure,
@@ -88,6 +121,9 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 type hostServiceClient struct {
 	listHosts       *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
 	getHost         *connect.Client[v1.GetHostRequest, v1.GetHostResponse]
+	cordonHost      *connect.Client[v1.CordonHostRequest, v1.CordonHostResponse]
+	uncordonHost    *connect.Client[v1.UncordonHostRequest, v1.UncordonHostResponse]
+	drainHost       *connect.Client[v1.DrainHostRequest, v1.DrainHostResponse]
 	createHostToken *connect.Client[v1.CreateHostTokenRequest, v1.CreateHostTokenResponse]
 }
 
@@ -109,6 +145,33 @@ func (c *hostServiceClient) GetHost(ctx context.Context, req *v1.GetHostRequest)
 	return nil, err
 }
 
+// CordonHost calls muster.coordinator.v1.HostService.CordonHost.
+func (c *hostServiceClient) CordonHost(ctx context.Context, req *v1.CordonHostRequest) (*v1.CordonHostResponse, error) {
+	response, err := c.cordonHost.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// UncordonHost calls muster.coordinator.v1.HostService.UncordonHost.
+func (c *hostServiceClient) UncordonHost(ctx context.Context, req *v1.UncordonHostRequest) (*v1.UncordonHostResponse, error) {
+	response, err := c.uncordonHost.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DrainHost calls muster.coordinator.v1.HostService.DrainHost.
+func (c *hostServiceClient) DrainHost(ctx context.Context, req *v1.DrainHostRequest) (*v1.DrainHostResponse, error) {
+	response, err := c.drainHost.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // CreateHostToken calls muster.coordinator.v1.HostService.CreateHostToken.
 func (c *hostServiceClient) CreateHostToken(ctx context.Context, req *v1.CreateHostTokenRequest) (*v1.CreateHostTokenResponse, error) {
 	response, err := c.createHostToken.CallUnary(ctx, connect.NewRequest(req))
@@ -124,6 +187,14 @@ type HostServiceHandler interface {
 	ListHosts(context.Context, *v1.ListHostsRequest) (*v1.ListHostsResponse, error)
 	// GetHost returns one host. NOT_FOUND (HOST_NOT_FOUND).
 	GetHost(context.Context, *v1.GetHostRequest) (*v1.GetHostResponse, error)
+	// CordonHost keeps new instances away from a host; those that it has stay. NOT_FOUND (HOST_NOT_FOUND).
+	CordonHost(context.Context, *v1.CordonHostRequest) (*v1.CordonHostResponse, error)
+	// UncordonHost lets new instances come to a host again. NOT_FOUND (HOST_NOT_FOUND).
+	UncordonHost(context.Context, *v1.UncordonHostRequest) (*v1.UncordonHostResponse, error)
+	// DrainHost cordons a host and moves its instances to others, one stack after the other: each call starts the run of one stack, until no run comes back.
+	// A dry run plans all stacks and cordons nothing. NOT_FOUND (HOST_NOT_FOUND); FAILED_PRECONDITION (CANNOT_DRAIN: every instance that cannot leave, and
+	// why; NO_CAPACITY, HOST_DOWN, PORT_TAKEN, PLACEMENT, PLAN_CHANGED, LOCK_HELD); ABORTED (CONFLICT).
+	DrainHost(context.Context, *v1.DrainHostRequest) (*v1.DrainHostResponse, error)
 	// CreateHostToken makes a token with which one agent joins.
 	CreateHostToken(context.Context, *v1.CreateHostTokenRequest) (*v1.CreateHostTokenResponse, error)
 }
@@ -147,6 +218,24 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("GetHost")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceCordonHostHandler := connect.NewUnaryHandlerSimple(
+		HostServiceCordonHostProcedure,
+		svc.CordonHost,
+		connect.WithSchema(hostServiceMethods.ByName("CordonHost")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceUncordonHostHandler := connect.NewUnaryHandlerSimple(
+		HostServiceUncordonHostProcedure,
+		svc.UncordonHost,
+		connect.WithSchema(hostServiceMethods.ByName("UncordonHost")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceDrainHostHandler := connect.NewUnaryHandlerSimple(
+		HostServiceDrainHostProcedure,
+		svc.DrainHost,
+		connect.WithSchema(hostServiceMethods.ByName("DrainHost")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceCreateHostTokenHandler := connect.NewUnaryHandlerSimple(
 		HostServiceCreateHostTokenProcedure,
 		svc.CreateHostToken,
@@ -159,6 +248,12 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceListHostsHandler.ServeHTTP(w, r)
 		case HostServiceGetHostProcedure:
 			hostServiceGetHostHandler.ServeHTTP(w, r)
+		case HostServiceCordonHostProcedure:
+			hostServiceCordonHostHandler.ServeHTTP(w, r)
+		case HostServiceUncordonHostProcedure:
+			hostServiceUncordonHostHandler.ServeHTTP(w, r)
+		case HostServiceDrainHostProcedure:
+			hostServiceDrainHostHandler.ServeHTTP(w, r)
 		case HostServiceCreateHostTokenProcedure:
 			hostServiceCreateHostTokenHandler.ServeHTTP(w, r)
 		default:
@@ -176,6 +271,18 @@ func (UnimplementedHostServiceHandler) ListHosts(context.Context, *v1.ListHostsR
 
 func (UnimplementedHostServiceHandler) GetHost(context.Context, *v1.GetHostRequest) (*v1.GetHostResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.HostService.GetHost is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) CordonHost(context.Context, *v1.CordonHostRequest) (*v1.CordonHostResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.HostService.CordonHost is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) UncordonHost(context.Context, *v1.UncordonHostRequest) (*v1.UncordonHostResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.HostService.UncordonHost is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) DrainHost(context.Context, *v1.DrainHostRequest) (*v1.DrainHostResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.HostService.DrainHost is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) CreateHostToken(context.Context, *v1.CreateHostTokenRequest) (*v1.CreateHostTokenResponse, error) {

@@ -43,6 +43,12 @@ const (
 	RunServiceCancelRunProcedure = "/muster.coordinator.v1.RunService/CancelRun"
 	// RunServicePauseRunProcedure is the fully-qualified name of the RunService's PauseRun RPC.
 	RunServicePauseRunProcedure = "/muster.coordinator.v1.RunService/PauseRun"
+	// RunServiceDecideStepProcedure is the fully-qualified name of the RunService's DecideStep RPC.
+	RunServiceDecideStepProcedure = "/muster.coordinator.v1.RunService/DecideStep"
+	// RunServiceResolveStepProcedure is the fully-qualified name of the RunService's ResolveStep RPC.
+	RunServiceResolveStepProcedure = "/muster.coordinator.v1.RunService/ResolveStep"
+	// RunServiceListLocksProcedure is the fully-qualified name of the RunService's ListLocks RPC.
+	RunServiceListLocksProcedure = "/muster.coordinator.v1.RunService/ListLocks"
 	// RunServiceResumeRunProcedure is the fully-qualified name of the RunService's ResumeRun RPC.
 	RunServiceResumeRunProcedure = "/muster.coordinator.v1.RunService/ResumeRun"
 )
@@ -60,6 +66,13 @@ type RunServiceClient interface {
 	CancelRun(context.Context, *v1.CancelRunRequest) (*v1.CancelRunResponse, error)
 	// PauseRun starts no further step; running ones end. FAILED_PRECONDITION (RUN_FINISHED, RUN_NOT_RUNNING).
 	PauseRun(context.Context, *v1.PauseRunRequest) (*v1.PauseRunResponse, error)
+	// DecideStep answers a step that asks for approval. The answer is bound to the plan by its hash.
+	// FAILED_PRECONDITION (RUN_FINISHED, STEP_NOT_ASKING, PLAN_CHANGED); PERMISSION_DENIED (NOT_ALLOWED: a role that is not asked, or who started the run).
+	DecideStep(context.Context, *v1.DecideStepRequest) (*v1.DecideStepResponse, error)
+	// ResolveStep says what became of an operation whose outcome was lost. FAILED_PRECONDITION (RUN_FINISHED, STEP_NOT_ASKING).
+	ResolveStep(context.Context, *v1.ResolveStepRequest) (*v1.ResolveStepResponse, error)
+	// ListLocks returns the locks that runs hold, in order of their names.
+	ListLocks(context.Context, *v1.ListLocksRequest) (*v1.ListLocksResponse, error)
 	// ResumeRun lets a paused run go on; its deadlines move by the time it was paused. FAILED_PRECONDITION (RUN_NOT_PAUSED).
 	ResumeRun(context.Context, *v1.ResumeRunRequest) (*v1.ResumeRunResponse, error)
 }
@@ -105,6 +118,24 @@ func NewRunServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(runServiceMethods.ByName("PauseRun")),
 			connect.WithClientOptions(opts...),
 		),
+		decideStep: connect.NewClient[v1.DecideStepRequest, v1.DecideStepResponse](
+			httpClient,
+			baseURL+RunServiceDecideStepProcedure,
+			connect.WithSchema(runServiceMethods.ByName("DecideStep")),
+			connect.WithClientOptions(opts...),
+		),
+		resolveStep: connect.NewClient[v1.ResolveStepRequest, v1.ResolveStepResponse](
+			httpClient,
+			baseURL+RunServiceResolveStepProcedure,
+			connect.WithSchema(runServiceMethods.ByName("ResolveStep")),
+			connect.WithClientOptions(opts...),
+		),
+		listLocks: connect.NewClient[v1.ListLocksRequest, v1.ListLocksResponse](
+			httpClient,
+			baseURL+RunServiceListLocksProcedure,
+			connect.WithSchema(runServiceMethods.ByName("ListLocks")),
+			connect.WithClientOptions(opts...),
+		),
 		resumeRun: connect.NewClient[v1.ResumeRunRequest, v1.ResumeRunResponse](
 			httpClient,
 			baseURL+RunServiceResumeRunProcedure,
@@ -116,12 +147,15 @@ func NewRunServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 
 // runServiceClient implements RunServiceClient.
 type runServiceClient struct {
-	listRuns  *connect.Client[v1.ListRunsRequest, v1.ListRunsResponse]
-	getRun    *connect.Client[v1.GetRunRequest, v1.GetRunResponse]
-	watchRun  *connect.Client[v1.WatchRunRequest, v1.WatchRunResponse]
-	cancelRun *connect.Client[v1.CancelRunRequest, v1.CancelRunResponse]
-	pauseRun  *connect.Client[v1.PauseRunRequest, v1.PauseRunResponse]
-	resumeRun *connect.Client[v1.ResumeRunRequest, v1.ResumeRunResponse]
+	listRuns    *connect.Client[v1.ListRunsRequest, v1.ListRunsResponse]
+	getRun      *connect.Client[v1.GetRunRequest, v1.GetRunResponse]
+	watchRun    *connect.Client[v1.WatchRunRequest, v1.WatchRunResponse]
+	cancelRun   *connect.Client[v1.CancelRunRequest, v1.CancelRunResponse]
+	pauseRun    *connect.Client[v1.PauseRunRequest, v1.PauseRunResponse]
+	decideStep  *connect.Client[v1.DecideStepRequest, v1.DecideStepResponse]
+	resolveStep *connect.Client[v1.ResolveStepRequest, v1.ResolveStepResponse]
+	listLocks   *connect.Client[v1.ListLocksRequest, v1.ListLocksResponse]
+	resumeRun   *connect.Client[v1.ResumeRunRequest, v1.ResumeRunResponse]
 }
 
 // ListRuns calls muster.coordinator.v1.RunService.ListRuns.
@@ -165,6 +199,33 @@ func (c *runServiceClient) PauseRun(ctx context.Context, req *v1.PauseRunRequest
 	return nil, err
 }
 
+// DecideStep calls muster.coordinator.v1.RunService.DecideStep.
+func (c *runServiceClient) DecideStep(ctx context.Context, req *v1.DecideStepRequest) (*v1.DecideStepResponse, error) {
+	response, err := c.decideStep.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ResolveStep calls muster.coordinator.v1.RunService.ResolveStep.
+func (c *runServiceClient) ResolveStep(ctx context.Context, req *v1.ResolveStepRequest) (*v1.ResolveStepResponse, error) {
+	response, err := c.resolveStep.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListLocks calls muster.coordinator.v1.RunService.ListLocks.
+func (c *runServiceClient) ListLocks(ctx context.Context, req *v1.ListLocksRequest) (*v1.ListLocksResponse, error) {
+	response, err := c.listLocks.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ResumeRun calls muster.coordinator.v1.RunService.ResumeRun.
 func (c *runServiceClient) ResumeRun(ctx context.Context, req *v1.ResumeRunRequest) (*v1.ResumeRunResponse, error) {
 	response, err := c.resumeRun.CallUnary(ctx, connect.NewRequest(req))
@@ -187,6 +248,13 @@ type RunServiceHandler interface {
 	CancelRun(context.Context, *v1.CancelRunRequest) (*v1.CancelRunResponse, error)
 	// PauseRun starts no further step; running ones end. FAILED_PRECONDITION (RUN_FINISHED, RUN_NOT_RUNNING).
 	PauseRun(context.Context, *v1.PauseRunRequest) (*v1.PauseRunResponse, error)
+	// DecideStep answers a step that asks for approval. The answer is bound to the plan by its hash.
+	// FAILED_PRECONDITION (RUN_FINISHED, STEP_NOT_ASKING, PLAN_CHANGED); PERMISSION_DENIED (NOT_ALLOWED: a role that is not asked, or who started the run).
+	DecideStep(context.Context, *v1.DecideStepRequest) (*v1.DecideStepResponse, error)
+	// ResolveStep says what became of an operation whose outcome was lost. FAILED_PRECONDITION (RUN_FINISHED, STEP_NOT_ASKING).
+	ResolveStep(context.Context, *v1.ResolveStepRequest) (*v1.ResolveStepResponse, error)
+	// ListLocks returns the locks that runs hold, in order of their names.
+	ListLocks(context.Context, *v1.ListLocksRequest) (*v1.ListLocksResponse, error)
 	// ResumeRun lets a paused run go on; its deadlines move by the time it was paused. FAILED_PRECONDITION (RUN_NOT_PAUSED).
 	ResumeRun(context.Context, *v1.ResumeRunRequest) (*v1.ResumeRunResponse, error)
 }
@@ -228,6 +296,24 @@ func NewRunServiceHandler(svc RunServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(runServiceMethods.ByName("PauseRun")),
 		connect.WithHandlerOptions(opts...),
 	)
+	runServiceDecideStepHandler := connect.NewUnaryHandlerSimple(
+		RunServiceDecideStepProcedure,
+		svc.DecideStep,
+		connect.WithSchema(runServiceMethods.ByName("DecideStep")),
+		connect.WithHandlerOptions(opts...),
+	)
+	runServiceResolveStepHandler := connect.NewUnaryHandlerSimple(
+		RunServiceResolveStepProcedure,
+		svc.ResolveStep,
+		connect.WithSchema(runServiceMethods.ByName("ResolveStep")),
+		connect.WithHandlerOptions(opts...),
+	)
+	runServiceListLocksHandler := connect.NewUnaryHandlerSimple(
+		RunServiceListLocksProcedure,
+		svc.ListLocks,
+		connect.WithSchema(runServiceMethods.ByName("ListLocks")),
+		connect.WithHandlerOptions(opts...),
+	)
 	runServiceResumeRunHandler := connect.NewUnaryHandlerSimple(
 		RunServiceResumeRunProcedure,
 		svc.ResumeRun,
@@ -246,6 +332,12 @@ func NewRunServiceHandler(svc RunServiceHandler, opts ...connect.HandlerOption) 
 			runServiceCancelRunHandler.ServeHTTP(w, r)
 		case RunServicePauseRunProcedure:
 			runServicePauseRunHandler.ServeHTTP(w, r)
+		case RunServiceDecideStepProcedure:
+			runServiceDecideStepHandler.ServeHTTP(w, r)
+		case RunServiceResolveStepProcedure:
+			runServiceResolveStepHandler.ServeHTTP(w, r)
+		case RunServiceListLocksProcedure:
+			runServiceListLocksHandler.ServeHTTP(w, r)
 		case RunServiceResumeRunProcedure:
 			runServiceResumeRunHandler.ServeHTTP(w, r)
 		default:
@@ -275,6 +367,18 @@ func (UnimplementedRunServiceHandler) CancelRun(context.Context, *v1.CancelRunRe
 
 func (UnimplementedRunServiceHandler) PauseRun(context.Context, *v1.PauseRunRequest) (*v1.PauseRunResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.RunService.PauseRun is not implemented"))
+}
+
+func (UnimplementedRunServiceHandler) DecideStep(context.Context, *v1.DecideStepRequest) (*v1.DecideStepResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.RunService.DecideStep is not implemented"))
+}
+
+func (UnimplementedRunServiceHandler) ResolveStep(context.Context, *v1.ResolveStepRequest) (*v1.ResolveStepResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.RunService.ResolveStep is not implemented"))
+}
+
+func (UnimplementedRunServiceHandler) ListLocks(context.Context, *v1.ListLocksRequest) (*v1.ListLocksResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.RunService.ListLocks is not implemented"))
 }
 
 func (UnimplementedRunServiceHandler) ResumeRun(context.Context, *v1.ResumeRunRequest) (*v1.ResumeRunResponse, error) {
