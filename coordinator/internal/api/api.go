@@ -42,6 +42,7 @@ type Servers struct {
 	Cluster *ClusterServer
 	Enroll  *EnrollServer
 	Secret  *SecretServer
+	Service *ServiceServer
 }
 
 // New returns the servers.
@@ -49,6 +50,7 @@ func New(options Options) *Servers {
 	b := &backend{Options: options, log: options.Logger.With("component", "api"), planner: &runbook.Planner{Conn: options.Hosts.Await}}
 	return &Servers{
 		Host: &HostServer{backend: b}, Stack: &StackServer{backend: b}, Run: &RunServer{backend: b}, Cluster: &ClusterServer{backend: b}, Enroll: &EnrollServer{backend: b}, Secret: &SecretServer{backend: b},
+		Service: &ServiceServer{backend: b},
 	}
 }
 
@@ -60,6 +62,7 @@ func (s *Servers) Register(g grpc.ServiceRegistrar) {
 	coordinatorv1.RegisterClusterServiceServer(g, s.Cluster)
 	coordinatorv1.RegisterEnrollServiceServer(g, s.Enroll)
 	coordinatorv1.RegisterSecretServiceServer(g, s.Secret)
+	coordinatorv1.RegisterServiceServiceServer(g, s.Service)
 }
 
 // backend is what the servers share.

@@ -45,6 +45,7 @@ func (s *Servers) Handler(gate *grpcserver.Gate) http.Handler {
 	mux.Handle(coordinatorv1connect.NewClusterServiceHandler(clusterJSON{s.Cluster}, options...))
 	mux.Handle(coordinatorv1connect.NewEnrollServiceHandler(s.Enroll, options...))
 	mux.Handle(coordinatorv1connect.NewSecretServiceHandler(s.Secret, options...))
+	mux.Handle(coordinatorv1connect.NewServiceServiceHandler(s.Service, options...))
 	return withCaller(mux)
 }
 

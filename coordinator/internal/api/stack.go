@@ -99,7 +99,7 @@ type startRequest struct {
 }
 
 // start starts the run of a proposal, if that is what was asked for and there is something to do.
-func (s *StackServer) start(ctx context.Context, proposal *runbook.Proposal, req startRequest) (*coordinatorv1.Run, error) {
+func (b *backend) start(ctx context.Context, proposal *runbook.Proposal, req startRequest) (*coordinatorv1.Run, error) {
 	if req.planHash != "" && req.planHash != proposal.Plan.GetHash() {
 		return nil, rpcerr.New(codes.FailedPrecondition, coordinatorv1.ErrorReason_ERROR_REASON_PLAN_CHANGED,
 			"the plan is %s now and was %s: the stack, the fleet or the files have changed; look at it again with --dry-run", short(proposal.Plan.GetHash()), short(req.planHash))
@@ -107,7 +107,7 @@ func (s *StackServer) start(ctx context.Context, proposal *runbook.Proposal, req
 	if req.dryRun || proposal.Empty() {
 		return nil, nil
 	}
-	result, err := s.propose(ctx, &raftv1.Command{
+	result, err := b.propose(ctx, &raftv1.Command{
 		RequestId: req.requestID,
 		Op: &raftv1.Command_StartRun{StartRun: &raftv1.StartRun{
 			Plan: proposal.Plan, Release: proposal.Release, StackRevision: proposal.StackRevision, Reason: req.reason,
