@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/spheroseg/muster/internal/crashpoint"
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 )
 
@@ -125,6 +126,7 @@ func (j *journal) write(records []*agentv1.LedgerRecord) error {
 	if err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.LedgerBefore)
 	n, err := j.file.Write(frame)
 	j.size += int64(n)
 	if err == nil {
@@ -132,8 +134,10 @@ func (j *journal) write(records []*agentv1.LedgerRecord) error {
 	}
 	if err != nil {
 		j.err = fmt.Errorf("write the ledger %s: %w", j.path, err)
+		return j.err
 	}
-	return j.err
+	crashpoint.Hit(crashpoint.LedgerAfter)
+	return nil
 }
 
 // compact replaces the file by the records that keep returns, if the file has outgrown its limit or now is set. While keep runs nothing

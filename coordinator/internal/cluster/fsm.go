@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/spheroseg/muster/internal/crashpoint"
 	raftv1 "github.com/spheroseg/muster/proto/gen/muster/raft/v1"
 )
 
@@ -30,7 +31,9 @@ func (a adapter) Apply(entry *raft.Log) any {
 	if err := checkCommand(&cmd); err != nil {
 		panic(fmt.Sprintf("raft log entry %d: %v: it was written by a newer coordinator; upgrade this one, it must not skip the entry", entry.Index, err))
 	}
+	crashpoint.Hit(crashpoint.ApplyBefore)
 	result := a.fsm.Apply(entry.Index, &cmd)
+	crashpoint.Hit(crashpoint.ApplyAfter)
 	if result == nil {
 		result = &raftv1.Result{}
 	}

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/spheroseg/muster/internal/crashpoint"
 )
 
 // maxStoreFailures in a row end the member: one with a failing disk must not stay a voter.
@@ -61,8 +63,10 @@ func (l *sealedLog) StoreLogs(entries []*raft.Log) error {
 		c.Data = seal(l.sealer.log, e.Data, l.context(e))
 		sealed[i] = &c
 	}
+	crashpoint.Hit(crashpoint.LogBefore)
 	err := l.LogStore.StoreLogs(sealed)
 	if err == nil {
+		crashpoint.Hit(crashpoint.LogAfter)
 		l.failures.Store(0)
 		return nil
 	}
