@@ -126,6 +126,18 @@ func (c *change) dispatch(command *raftv1.Command) (*raftv1.Result, error) {
 		return c.controlRun(op.ControlRun)
 	case *raftv1.Command_PutSecret:
 		return c.putSecret(op.PutSecret)
+	case *raftv1.Command_DecideStep:
+		return c.decideStep(op.DecideStep)
+	case *raftv1.Command_ResolveStep:
+		return c.resolveStep(op.ResolveStep)
+	case *raftv1.Command_CordonHost:
+		return c.cordonHost(op.CordonHost)
+	case *raftv1.Command_PutProcedure:
+		return c.putProcedure(op.PutProcedure)
+	case *raftv1.Command_DropProcedure:
+		return c.dropProcedure(op.DropProcedure)
+	case *raftv1.Command_Evict:
+		return c.evict(op.Evict)
 	default:
 		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "command %T has no meaning here", op)
 	}

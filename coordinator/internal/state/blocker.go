@@ -43,6 +43,28 @@ func (v *View) lastChange(runID string) *timestamppb.Timestamp {
 	return last
 }
 
+// question says whom a step waits for.
+func (v *View) question(run *coordinatorv1.Run, step *coordinatorv1.StepStatus, after string) *coordinatorv1.Blocker {
+	if lost(step) {
+		return &coordinatorv1.Blocker{
+			Summary: fmt.Sprintf("nobody can tell what became of: %s (%s)", step.GetTitle(), step.GetFailure().GetMessage()), Since: step.GetStartedAt(),
+			Unblocks: fmt.Sprintf("find out on %s, then `musterctl run resolve %s --step %s --done|--not-done|--failed`", step.GetHost(), run.GetId(), step.GetStepId()),
+			Next:     after, NextAt: run.GetDeadline(),
+		}
+	}
+	approval := Definition(v.Plan(run.GetId()), step.GetStepId()).GetApproval()
+	next := "without an answer the run is taken back"
+	if approval.GetOnExpiry() == coordinatorv1.FailureAction_FAILURE_ACTION_PAUSE {
+		next = "without an answer the run is paused"
+	}
+	return &coordinatorv1.Blocker{
+		Summary: fmt.Sprintf("waiting for approval (%d of %d): %s", len(step.GetDecisions()), max(1, approval.GetCount()), approval.GetPrompt()), Since: step.GetStartedAt(),
+		Unblocks: fmt.Sprintf("`musterctl run approve %s --plan %s` or `musterctl run reject %s --plan %s`, by others than who started it",
+			run.GetId(), shortHash(run.GetPlanHash()), run.GetId(), shortHash(run.GetPlanHash())),
+		Next: next, NextAt: step.GetDeadline(),
+	}
+}
+
 func (v *View) stepBlockers(run *coordinatorv1.Run) []*coordinatorv1.Blocker {
 	var found []*coordinatorv1.Blocker
 	after := "the run is taken back"
@@ -66,6 +88,8 @@ func (v *View) stepBlockers(run *coordinatorv1.Run) []*coordinatorv1.Blocker {
 			})
 		case open(step.GetState()):
 			moving = true
+		case asking(step.GetState()):
+			found = append(found, v.question(run, step, after))
 		case step.GetState() == coordinatorv1.StepState_STEP_STATE_WAITING:
 			if waiting == nil || step.GetNotBefore().AsTime().Before(waiting.GetNotBefore().AsTime()) {
 				waiting = step

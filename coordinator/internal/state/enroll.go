@@ -148,3 +148,14 @@ func (c *change) register(identity *raftv1.Identity) {
 	host.Labels = hostLabels(host)
 	c.put(tableHost, host.GetName(), host)
 }
+
+// evict refuses an identity from now on: the registry is asked at every call. The name of a coordinator is not given again.
+func (c *change) evict(op *raftv1.Evict) (*raftv1.Result, error) {
+	identity := clone(c.view().Identity(op.GetIdentity()))
+	if identity.GetId() == "" {
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_UNKNOWN_IDENTITY, "there is no identity %q in the registry", op.GetIdentity())
+	}
+	identity.Evicted = true
+	c.put(tableIdentity, identity.GetId(), identity)
+	return &raftv1.Result{Identity: identity}, nil
+}

@@ -27,7 +27,7 @@ func newRing(capacity int) *ring { return &ring{buffer: make([]Event, 0, capacit
 // watched kinds of objects leave the state as events; the others are nobody's business.
 func watched(kind string) bool {
 	switch kind {
-	case tableHost, tableStack, tableRelease, tableRun, tableStep:
+	case tableHost, tableStack, tableRelease, tableRun, tableStep, tableProcedure:
 		return true
 	}
 	return false

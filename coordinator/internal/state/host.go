@@ -35,6 +35,21 @@ func hostLabels(host *coordinatorv1.Host) map[string]string {
 	return labels
 }
 
+// cordonHost keeps new instances away from a host, or lets them come again.
+func (c *change) cordonHost(op *raftv1.CordonHost) (*raftv1.Result, error) {
+	host := clone(c.view().Host(op.GetHost()))
+	if host.GetName() == "" {
+		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_HOST_NOT_FOUND, "there is no host %q: `musterctl host list` shows them", op.GetHost())
+	}
+	host.Cordoned, host.CordonedBy, host.CordonReason = op.GetCordoned(), "", ""
+	if op.GetCordoned() {
+		host.CordonedBy, host.CordonReason = c.actor, op.GetReason()
+	}
+	host.Revision = c.index
+	c.put(tableHost, host.GetName(), host)
+	return &raftv1.Result{Host: host}, nil
+}
+
 func (c *change) takeOver(op *raftv1.TakeOver) (*raftv1.Result, error) {
 	c.meta.Epoch, c.meta.Engine = c.index, op.GetCoordinator()
 	return &raftv1.Result{Epoch: c.index}, nil

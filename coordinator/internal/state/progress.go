@@ -165,6 +165,10 @@ func (r *progress) begin(id string) {
 		r.settle(id, coordinatorv1.StepState_STEP_STATE_SKIPPED)
 		return
 	}
+	if def.GetApproval() != nil {
+		r.ask(id)
+		return
+	}
 	if delay := def.GetDelay().AsDuration(); delay > 0 {
 		step := r.edit(id)
 		step.State, step.NotBefore = coordinatorv1.StepState_STEP_STATE_WAITING, later(r.c.stamp(), delay)
@@ -205,22 +209,54 @@ func (r *progress) record(outcome *raftv1.Outcome) {
 		return
 	}
 	id := status.GetStepId()
+	if outcome.GetLost() {
+		r.askWhatBecame(id, outcome.GetFailure())
+		return
+	}
 	if outcome.GetFailure() == nil {
 		r.settle(id, coordinatorv1.StepState_STEP_STATE_DONE)
-		r.edit(id).Result = outcome.GetResult()
+		step := r.edit(id)
+		step.Result, step.Spared = outcome.GetResult(), outcome.GetSpared()
+		if outcome.GetSpared() && outcome.GetAttempt() == 1 {
+			step.Dispatched = false // What was there already is not this run's to take back.
+		}
 		return
 	}
 	def, failure := r.definition(id), outcome.GetFailure()
 	r.edit(id).Failure = failure
 	wanted := isUndo(id) || r.run.GetState() == coordinatorv1.RunState_RUN_STATE_RUNNING || r.run.GetState() == coordinatorv1.RunState_RUN_STATE_PAUSED
-	if wanted && !failure.GetPermanent() && status.GetAttempt() < max(1, def.GetMaxAttempts()) {
+	if wanted && !failure.GetPermanent() && status.GetAttempt() < attempts(def, failure) {
 		step := r.edit(id)
-		step.State, step.NotBefore = coordinatorv1.StepState_STEP_STATE_WAITING, later(r.c.stamp(), def.GetRetryDelay().AsDuration())
+		step.State, step.NotBefore = coordinatorv1.StepState_STEP_STATE_WAITING, later(r.c.stamp(), retryDelay(def, status.GetAttempt()))
 		step.UnreachableSince = nil
 		return
 	}
 	r.settle(id, coordinatorv1.StepState_STEP_STATE_FAILED)
 	r.stepFailed(def, failure)
+}
+
+// attempts that a step may have. Those that an agent's end cut short do not use up the step's own.
+func attempts(def *coordinatorv1.Step, failure *agentv1.OperationFailure) uint32 {
+	own := max(1, def.GetMaxAttempts())
+	if failure.GetReason() == agentv1.FailureReason_FAILURE_REASON_INTERRUPTED {
+		return own + interruptedAttempts
+	}
+	return own
+}
+
+// retryDelay before the attempt that follows the n-th.
+func retryDelay(def *coordinatorv1.Step, n uint32) time.Duration {
+	delay := def.GetRetryDelay().AsDuration()
+	for range min(n, 64) - 1 {
+		if def.GetRetryBackoff() <= 1 || delay >= retryMost {
+			break
+		}
+		delay = time.Duration(float64(delay) * def.GetRetryBackoff())
+	}
+	if def.GetRetryBackoff() > 1 {
+		return min(delay, retryMost)
+	}
+	return delay
 }
 
 // stepFailed decides what the failure of a step means for the run.
@@ -250,6 +286,9 @@ func (r *progress) stepFailed(def *coordinatorv1.Step, failure *agentv1.Operatio
 		}
 	}
 	exceeded := float64(failed) > budget.GetMaxFailureRatio()*float64(len(budget.GetGroups()))
+	if budget.MaxFailed != nil {
+		exceeded = failed > int(budget.GetMaxFailed())
+	}
 	action := budget.GetFailureAction()
 	switch {
 	case !exceeded || action == coordinatorv1.FailureAction_FAILURE_ACTION_CONTINUE:
@@ -304,12 +343,14 @@ func (r *progress) commitOrEnd() bool {
 	if !r.run.GetCommitted() {
 		r.run.Committed = true
 		r.c.activate(r.run)
+		r.c.abandon(r.plan)
 		return true
 	}
 	if cleaning > 0 {
 		return false
 	}
 	r.finish(coordinatorv1.RunState_RUN_STATE_SUCCEEDED)
+	r.c.reclaim(r.plan)
 	return true
 }
 
@@ -340,6 +381,10 @@ func (r *progress) unpause() error {
 		shift := r.c.now.Sub(r.run.GetPausedAt().AsTime())
 		r.run.State, r.run.Cause, r.run.PausedAt = coordinatorv1.RunState_RUN_STATE_RUNNING, "", nil
 		r.run.Deadline = later(r.run.GetDeadline(), shift)
+		if !r.c.now.Before(r.run.GetDeadline().AsTime()) { // It was paused because its time was over: whoever resumes it gives it as much again.
+			r.run.Deadline = later(r.c.stamp(), r.plan.GetMaxDuration().AsDuration())
+		}
+		r.askAgain(shift)
 		for _, status := range r.steps {
 			if status.GetState() == coordinatorv1.StepState_STEP_STATE_WAITING {
 				step := r.edit(status.GetStepId())
@@ -369,6 +414,7 @@ func (r *progress) cancel(reason string) error {
 	case coordinatorv1.RunState_RUN_STATE_NEEDS_HUMAN:
 		r.run.CancelledBy = r.c.actor
 		r.abandonOpen(func(string) bool { return true })
+		r.skipQuestions(func(*coordinatorv1.StepStatus) bool { return true })
 		r.finish(coordinatorv1.RunState_RUN_STATE_FAILED)
 		return nil
 	}
@@ -387,6 +433,10 @@ func (r *progress) deadlines() {
 		if status.GetState() == coordinatorv1.StepState_STEP_STATE_RUNNING && !r.c.now.Before(status.GetDeadline().AsTime()) {
 			r.edit(status.GetStepId()).State = coordinatorv1.StepState_STEP_STATE_UNKNOWN
 		}
+		unanswered := asking(status.GetState()) && status.GetDeadline() != nil && !r.c.now.Before(status.GetDeadline().AsTime())
+		if unanswered && r.run.GetState() == coordinatorv1.RunState_RUN_STATE_RUNNING {
+			r.expired(status.GetStepId(), "nobody answered in time: "+status.GetQuestion())
+		}
 	}
 	if r.run.GetState() == coordinatorv1.RunState_RUN_STATE_PAUSED || r.c.now.Before(r.run.GetDeadline().AsTime()) {
 		return
@@ -397,6 +447,10 @@ func (r *progress) deadlines() {
 		if r.run.GetCommitted() {
 			r.abandonOpen(func(string) bool { return true })
 			r.skipPending()
+			return
+		}
+		if r.plan.GetOnDeadline() == coordinatorv1.FailureAction_FAILURE_ACTION_PAUSE {
+			r.hold("the run did not end within " + limit.String() + " and asks what to do")
 			return
 		}
 		r.rollBack("the run did not end within " + limit.String())

@@ -19,6 +19,10 @@ const (
 	rollbackTime = 15 * time.Minute
 	// runsKept is how many finished runs stay with their plans and steps.
 	runsKept = 200
+	// retryMost is the longest delay that a retry_backoff leads to.
+	retryMost = 5 * time.Minute
+	// interruptedAttempts of a step may be cut short by the end of their agent, beside the step's own.
+	interruptedAttempts = 5
 	// releasesKept is how many former or failed releases of a stack stay.
 	releasesKept = 20
 )
@@ -95,10 +99,35 @@ func checkPlan(plan *coordinatorv1.Plan) error {
 				return refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "step %q comes after %q, which does not come before it in the plan", step.GetId(), id)
 			}
 		}
+		if err := checkStep(step); err != nil {
+			return err
+		}
 		seen[step.GetId()] = true
 	}
 	if plan.GetMaxDuration().AsDuration() <= 0 {
 		return refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "the plan has no max_duration: every run has a deadline")
+	}
+	return nil
+}
+
+// checkStep refuses a step that asks and acts, does neither, or asks what the engine could not.
+func checkStep(step *coordinatorv1.Step) error {
+	invalid := func(format string, args ...any) error {
+		return refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "step %q "+format, append([]any{step.GetId()}, args...)...)
+	}
+	switch approval := step.GetApproval(); {
+	case (approval == nil) == (step.GetAction() == nil):
+		return invalid("has an action and an approval, or neither: it needs one of them")
+	case approval != nil && approval.GetOnExpiry() == coordinatorv1.FailureAction_FAILURE_ACTION_CONTINUE:
+		return invalid("would go on when nobody approves it: its on_expiry must be rollback or pause")
+	case approval != nil && approval.GetPrompt() == "":
+		return invalid("asks for approval without a prompt")
+	case step.GetIfUnknown() == coordinatorv1.IfUnknown_IF_UNKNOWN_PROBE && step.GetDoneIf() == nil:
+		return invalid("shall probe for a lost outcome and has no done_if")
+	case step.GetDoneIf() != nil && (step.GetDoneIf().GetExpression() == "" || step.GetDoneIf().GetProbe() == nil):
+		return invalid("has a done_if without a probe or without an expression")
+	case step.GetVerify() != nil && step.GetVerify().GetExpression() == "":
+		return invalid("has a verify without an expression")
 	}
 	return nil
 }
@@ -290,6 +319,35 @@ func (c *change) activate(run *coordinatorv1.Run) {
 	c.put(tableRelease, stack.GetName(), release)
 	stack.PreviousRelease, stack.CurrentRelease, stack.Revision = stack.GetCurrentRelease(), release.GetNumber(), c.index
 	c.put(tableStack, stack.GetName(), stack)
+}
+
+// abandon gives up the containers of hosts that do not answer.
+func (c *change) abandon(plan *coordinatorv1.Plan) {
+	stack := clone(c.view().Stack(plan.GetStack()))
+	if stack.GetName() == "" || len(plan.GetAbandons()) == 0 {
+		return
+	}
+	stack.Abandoned = append(withoutAbandoned(stack.GetAbandoned(), plan.GetAbandons()), plan.GetAbandons()...)
+	stack.Revision = c.index
+	c.put(tableStack, stack.GetName(), stack)
+}
+
+// reclaim forgets the abandoned containers that the plan has removed.
+func (c *change) reclaim(plan *coordinatorv1.Plan) {
+	stack := clone(c.view().Stack(plan.GetStack()))
+	if stack.GetName() == "" || len(plan.GetReclaims()) == 0 {
+		return
+	}
+	stack.Abandoned, stack.Revision = withoutAbandoned(stack.GetAbandoned(), plan.GetReclaims()), c.index
+	c.put(tableStack, stack.GetName(), stack)
+}
+
+func withoutAbandoned(all, gone []*coordinatorv1.Abandoned) []*coordinatorv1.Abandoned {
+	return slices.DeleteFunc(slices.Clone(all), func(a *coordinatorv1.Abandoned) bool {
+		return slices.ContainsFunc(gone, func(g *coordinatorv1.Abandoned) bool {
+			return g.GetHost() == a.GetHost() && g.GetContainer() == a.GetContainer()
+		})
+	})
 }
 
 // GroupOf names the group of an assignment, the unit in which instances fail.

@@ -24,6 +24,8 @@ const (
 	tableLock     = "lock"
 	tableSecret   = "secret"
 	tableRequest  = "request"
+
+	tableProcedure = "procedure"
 )
 
 const (
@@ -118,6 +120,7 @@ func schema() *memdb.DBSchema {
 		table(tableSecret, byKey(indexID, true, false, func(s *raftv1.Secret) []byte {
 			return numbered(s.GetName(), s.GetVersion())
 		})),
+		table(tableProcedure, byKey(indexID, true, false, func(p *coordinatorv1.StoredProcedure) []byte { return []byte(p.GetName()) })),
 		table(tableRequest,
 			byKey(indexID, true, false, func(r *raftv1.Request) []byte { return []byte(r.GetId()) }),
 			byKey(indexOrder, true, false, func(r *raftv1.Request) []byte { return number(r.GetIndex()) })),

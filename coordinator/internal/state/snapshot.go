@@ -54,6 +54,8 @@ func record(object any) *raftv1.SnapshotRecord {
 		return &raftv1.SnapshotRecord{Row: &raftv1.SnapshotRecord_Lock{Lock: o}}
 	case *raftv1.Secret:
 		return &raftv1.SnapshotRecord{Row: &raftv1.SnapshotRecord_Secret{Secret: o}}
+	case *coordinatorv1.StoredProcedure:
+		return &raftv1.SnapshotRecord{Row: &raftv1.SnapshotRecord_Procedure{Procedure: o}}
 	case *raftv1.Request:
 		return &raftv1.SnapshotRecord{Row: &raftv1.SnapshotRecord_Request{Request: o}}
 	}
@@ -85,6 +87,8 @@ func row(r *raftv1.SnapshotRecord) (string, proto.Message) {
 		return tableLock, row.Lock
 	case *raftv1.SnapshotRecord_Secret:
 		return tableSecret, row.Secret
+	case *raftv1.SnapshotRecord_Procedure:
+		return tableProcedure, row.Procedure
 	case *raftv1.SnapshotRecord_Request:
 		return tableRequest, row.Request
 	}
@@ -93,7 +97,9 @@ func row(r *raftv1.SnapshotRecord) (string, proto.Message) {
 
 // snapshotTables in the order in which they are written.
 func snapshotTables() []string {
-	return []string{tableMeta, tableIdentity, tableToken, tableHost, tableStack, tableRelease, tableRun, tablePlan, tableStep, tableLock, tableSecret, tableRequest}
+	return []string{
+		tableMeta, tableIdentity, tableToken, tableHost, tableStack, tableRelease, tableRun, tablePlan, tableStep, tableLock, tableSecret, tableProcedure, tableRequest,
+	}
 }
 
 // WriteTo writes the header, a record for every object, and a trailer that proves that nothing is missing. Equal states give equal bytes.

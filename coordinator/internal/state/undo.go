@@ -84,6 +84,7 @@ func (r *progress) rollBack(cause string) {
 		r.run.Deadline = least
 	}
 	r.skipPending()
+	r.skipQuestions(func(status *coordinatorv1.StepStatus) bool { return !lost(status) })
 	r.abandonOpen(func(id string) bool { return !isUndo(id) && Effectless(r.defs[id].GetAction()) })
 	r.enterUndo(func(*coordinatorv1.Step) bool { return true })
 }
@@ -98,7 +99,8 @@ func (r *progress) undoGroup(group string) {
 		switch {
 		case open(status.GetState()) && Effectless(def.GetAction()):
 			r.settle(def.GetId(), coordinatorv1.StepState_STEP_STATE_SKIPPED)
-		case status.GetState() == coordinatorv1.StepState_STEP_STATE_PENDING, status.GetState() == coordinatorv1.StepState_STEP_STATE_WAITING:
+		case status.GetState() == coordinatorv1.StepState_STEP_STATE_PENDING, status.GetState() == coordinatorv1.StepState_STEP_STATE_WAITING,
+			asking(status.GetState()) && !lost(status):
 			r.settle(def.GetId(), coordinatorv1.StepState_STEP_STATE_SKIPPED)
 		}
 	}
@@ -112,6 +114,15 @@ func (r *progress) skipPending() {
 		}
 		switch status.GetState() {
 		case coordinatorv1.StepState_STEP_STATE_PENDING, coordinatorv1.StepState_STEP_STATE_WAITING:
+			r.settle(status.GetStepId(), coordinatorv1.StepState_STEP_STATE_SKIPPED)
+		}
+	}
+}
+
+// skipQuestions ends the questions that are not wanted any more.
+func (r *progress) skipQuestions(which func(*coordinatorv1.StepStatus) bool) {
+	for _, status := range r.steps {
+		if asking(status.GetState()) && which(status) {
 			r.settle(status.GetStepId(), coordinatorv1.StepState_STEP_STATE_SKIPPED)
 		}
 	}
@@ -144,7 +155,7 @@ func (r *progress) enterUndo(selected func(*coordinatorv1.Step) bool) {
 		for _, id := range followers[step.GetId()] {
 			behind = append(behind, tails[id]...)
 		}
-		if open(status.GetState()) {
+		if open(status.GetState()) || lost(status) {
 			behind = append(behind, step.GetId())
 		}
 		slices.Sort(behind)

@@ -151,6 +151,16 @@ func (v *View) Locks() []*raftv1.Lock {
 	return all[*raftv1.Lock](v, tableLock, indexID+"_prefix", "")
 }
 
+// Procedure that users wrote, by its name; nil if there is none.
+func (v *View) Procedure(name string) *coordinatorv1.StoredProcedure {
+	return first[*coordinatorv1.StoredProcedure](v, tableProcedure, indexID, name)
+}
+
+// Procedures that users wrote, in order of their names.
+func (v *View) Procedures() []*coordinatorv1.StoredProcedure {
+	return all[*coordinatorv1.StoredProcedure](v, tableProcedure, indexID+"_prefix", "")
+}
+
 // Secret by name and version, 0 for the newest; nil if there is none.
 func (v *View) Secret(name string, version uint64) *raftv1.Secret {
 	if version > 0 {
@@ -200,6 +210,10 @@ func NextDue(v *View, run *coordinatorv1.Run) time.Time {
 			}
 		case coordinatorv1.StepState_STEP_STATE_RUNNING:
 			soonest(step.GetDeadline())
+		case coordinatorv1.StepState_STEP_STATE_ASKING:
+			if run.GetState() == coordinatorv1.RunState_RUN_STATE_RUNNING {
+				soonest(step.GetDeadline())
+			}
 		}
 	}
 	return next
