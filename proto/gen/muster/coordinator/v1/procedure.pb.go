@@ -7,8 +7,11 @@
 package coordinatorv1
 
 import (
+	v1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	anypb "google.golang.org/protobuf/types/known/anypb"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -21,6 +24,140 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// InputType is what an input holds.
+type InputType int32
+
+const (
+	// INPUT_TYPE_UNSPECIFIED is not used.
+	InputType_INPUT_TYPE_UNSPECIFIED InputType = 0
+	// INPUT_TYPE_STRING is text, never read as anything else.
+	InputType_INPUT_TYPE_STRING InputType = 1
+	// INPUT_TYPE_INT is a whole number.
+	InputType_INPUT_TYPE_INT InputType = 2
+	// INPUT_TYPE_BOOL is true or false.
+	InputType_INPUT_TYPE_BOOL InputType = 3
+	// INPUT_TYPE_DURATION is like 90s, 15m or 1h30m.
+	InputType_INPUT_TYPE_DURATION InputType = 4
+	// INPUT_TYPE_ENUM is one of its values.
+	InputType_INPUT_TYPE_ENUM InputType = 5
+	// INPUT_TYPE_LIST is texts, on the command line separated by commas.
+	InputType_INPUT_TYPE_LIST InputType = 6
+	// INPUT_TYPE_SECRET is the name of a secret in the store; its value is never in a plan.
+	InputType_INPUT_TYPE_SECRET InputType = 7
+)
+
+// Enum value maps for InputType.
+var (
+	InputType_name = map[int32]string{
+		0: "INPUT_TYPE_UNSPECIFIED",
+		1: "INPUT_TYPE_STRING",
+		2: "INPUT_TYPE_INT",
+		3: "INPUT_TYPE_BOOL",
+		4: "INPUT_TYPE_DURATION",
+		5: "INPUT_TYPE_ENUM",
+		6: "INPUT_TYPE_LIST",
+		7: "INPUT_TYPE_SECRET",
+	}
+	InputType_value = map[string]int32{
+		"INPUT_TYPE_UNSPECIFIED": 0,
+		"INPUT_TYPE_STRING":      1,
+		"INPUT_TYPE_INT":         2,
+		"INPUT_TYPE_BOOL":        3,
+		"INPUT_TYPE_DURATION":    4,
+		"INPUT_TYPE_ENUM":        5,
+		"INPUT_TYPE_LIST":        6,
+		"INPUT_TYPE_SECRET":      7,
+	}
+)
+
+func (x InputType) Enum() *InputType {
+	p := new(InputType)
+	*p = x
+	return p
+}
+
+func (x InputType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (InputType) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_coordinator_v1_procedure_proto_enumTypes[0].Descriptor()
+}
+
+func (InputType) Type() protoreflect.EnumType {
+	return &file_muster_coordinator_v1_procedure_proto_enumTypes[0]
+}
+
+func (x InputType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use InputType.Descriptor instead.
+func (InputType) EnumDescriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{0}
+}
+
+// ProcedureRisk is the worst that a procedure can do.
+type ProcedureRisk int32
+
+const (
+	// PROCEDURE_RISK_UNSPECIFIED is not used.
+	ProcedureRisk_PROCEDURE_RISK_UNSPECIFIED ProcedureRisk = 0
+	// PROCEDURE_RISK_READ changes nothing.
+	ProcedureRisk_PROCEDURE_RISK_READ ProcedureRisk = 1
+	// PROCEDURE_RISK_CHANGE changes what can be changed back without anybody noticing.
+	ProcedureRisk_PROCEDURE_RISK_CHANGE ProcedureRisk = 2
+	// PROCEDURE_RISK_DISRUPTIVE may be noticed by users.
+	ProcedureRisk_PROCEDURE_RISK_DISRUPTIVE ProcedureRisk = 3
+	// PROCEDURE_RISK_DESTRUCTIVE may lose data.
+	ProcedureRisk_PROCEDURE_RISK_DESTRUCTIVE ProcedureRisk = 4
+)
+
+// Enum value maps for ProcedureRisk.
+var (
+	ProcedureRisk_name = map[int32]string{
+		0: "PROCEDURE_RISK_UNSPECIFIED",
+		1: "PROCEDURE_RISK_READ",
+		2: "PROCEDURE_RISK_CHANGE",
+		3: "PROCEDURE_RISK_DISRUPTIVE",
+		4: "PROCEDURE_RISK_DESTRUCTIVE",
+	}
+	ProcedureRisk_value = map[string]int32{
+		"PROCEDURE_RISK_UNSPECIFIED": 0,
+		"PROCEDURE_RISK_READ":        1,
+		"PROCEDURE_RISK_CHANGE":      2,
+		"PROCEDURE_RISK_DISRUPTIVE":  3,
+		"PROCEDURE_RISK_DESTRUCTIVE": 4,
+	}
+)
+
+func (x ProcedureRisk) Enum() *ProcedureRisk {
+	p := new(ProcedureRisk)
+	*p = x
+	return p
+}
+
+func (x ProcedureRisk) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ProcedureRisk) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_coordinator_v1_procedure_proto_enumTypes[1].Descriptor()
+}
+
+func (ProcedureRisk) Type() protoreflect.EnumType {
+	return &file_muster_coordinator_v1_procedure_proto_enumTypes[1]
+}
+
+func (x ProcedureRisk) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ProcedureRisk.Descriptor instead.
+func (ProcedureRisk) EnumDescriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{1}
+}
 
 // StoredProcedure is a procedure that a user wrote, as the coordinators keep it.
 type StoredProcedure struct {
@@ -213,11 +350,1114 @@ func (x *Finding) GetMessage() string {
 	return ""
 }
 
+// Procedure is what an author writes, in YAML: this message is the schema of the file. What it does not have is refused, never left out.
+// "${inputs.NAME}", "${each}" and "${target.…}" stand for typed values where a field says that it takes them.
+type Procedure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// api is "procedure/v1".
+	Api string `protobuf:"bytes,1,opt,name=api,proto3" json:"api,omitempty"`
+	// name by which the procedure is stored: small letters, digits and dashes.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// title for the operator, one line.
+	Title string `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
+	// owner is who answers for the procedure.
+	Owner string `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
+	// doc for the operator, in Markdown.
+	Doc string `protobuf:"bytes,5,opt,name=doc,proto3" json:"doc,omitempty"`
+	// max_duration of a run, from its start.
+	MaxDuration *durationpb.Duration `protobuf:"bytes,6,opt,name=max_duration,json=maxDuration,proto3" json:"max_duration,omitempty"`
+	// on_deadline is what happens when it has passed: rollback (default), or pause to stop and ask.
+	OnDeadline FailureAction `protobuf:"varint,7,opt,name=on_deadline,json=onDeadline,proto3,enum=muster.coordinator.v1.FailureAction" json:"on_deadline,omitempty"`
+	// inputs by name.
+	Inputs map[string]*Input `protobuf:"bytes,8,rep,name=inputs,proto3" json:"inputs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// targets by name: where steps act. They are resolved when the plan is made.
+	Targets map[string]*Target `protobuf:"bytes,9,rep,name=targets,proto3" json:"targets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// guard of every run.
+	Guard *Guard `protobuf:"bytes,10,opt,name=guard,proto3" json:"guard,omitempty"`
+	// steps in order, each after those before it unless it says what it needs.
+	Steps         []*ProcedureStep `protobuf:"bytes,11,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Procedure) Reset() {
+	*x = Procedure{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Procedure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Procedure) ProtoMessage() {}
+
+func (x *Procedure) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Procedure.ProtoReflect.Descriptor instead.
+func (*Procedure) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Procedure) GetApi() string {
+	if x != nil {
+		return x.Api
+	}
+	return ""
+}
+
+func (x *Procedure) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Procedure) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *Procedure) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *Procedure) GetDoc() string {
+	if x != nil {
+		return x.Doc
+	}
+	return ""
+}
+
+func (x *Procedure) GetMaxDuration() *durationpb.Duration {
+	if x != nil {
+		return x.MaxDuration
+	}
+	return nil
+}
+
+func (x *Procedure) GetOnDeadline() FailureAction {
+	if x != nil {
+		return x.OnDeadline
+	}
+	return FailureAction_FAILURE_ACTION_UNSPECIFIED
+}
+
+func (x *Procedure) GetInputs() map[string]*Input {
+	if x != nil {
+		return x.Inputs
+	}
+	return nil
+}
+
+func (x *Procedure) GetTargets() map[string]*Target {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *Procedure) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
+}
+
+func (x *Procedure) GetSteps() []*ProcedureStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+// Input is one value that the operator gives.
+type Input struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// type of the value.
+	Type InputType `protobuf:"varint,1,opt,name=type,proto3,enum=muster.coordinator.v1.InputType" json:"type,omitempty"`
+	// required inputs have no default.
+	Required bool `protobuf:"varint,2,opt,name=required,proto3" json:"required,omitempty"`
+	// default of an input that is not given, as text; a LIST has several.
+	Default []string `protobuf:"bytes,3,rep,name=default,proto3" json:"default,omitempty"`
+	// pattern that a STRING, or each item of a LIST, must match as a whole (RE2).
+	Pattern string `protobuf:"bytes,4,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	// values of an ENUM.
+	Values []string `protobuf:"bytes,5,rep,name=values,proto3" json:"values,omitempty"`
+	// min of an INT.
+	Min *int64 `protobuf:"varint,6,opt,name=min,proto3,oneof" json:"min,omitempty"`
+	// max of an INT.
+	Max *int64 `protobuf:"varint,7,opt,name=max,proto3,oneof" json:"max,omitempty"`
+	// doc for the operator.
+	Doc           string `protobuf:"bytes,8,opt,name=doc,proto3" json:"doc,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Input) Reset() {
+	*x = Input{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Input) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Input) ProtoMessage() {}
+
+func (x *Input) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Input.ProtoReflect.Descriptor instead.
+func (*Input) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Input) GetType() InputType {
+	if x != nil {
+		return x.Type
+	}
+	return InputType_INPUT_TYPE_UNSPECIFIED
+}
+
+func (x *Input) GetRequired() bool {
+	if x != nil {
+		return x.Required
+	}
+	return false
+}
+
+func (x *Input) GetDefault() []string {
+	if x != nil {
+		return x.Default
+	}
+	return nil
+}
+
+func (x *Input) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
+func (x *Input) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *Input) GetMin() int64 {
+	if x != nil && x.Min != nil {
+		return *x.Min
+	}
+	return 0
+}
+
+func (x *Input) GetMax() int64 {
+	if x != nil && x.Max != nil {
+		return *x.Max
+	}
+	return 0
+}
+
+func (x *Input) GetDoc() string {
+	if x != nil {
+		return x.Doc
+	}
+	return ""
+}
+
+// Target is a set of hosts, or the instances of a service. It takes "${inputs.NAME}" and "${each}".
+type Target struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// labels that the hosts must have, all of them.
+	Labels map[string]string `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// hosts by their names.
+	Hosts []string `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// proxy selects the hosts whose agents drive a proxy.
+	Proxy bool `protobuf:"varint,3,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	// stack of the service.
+	Stack string `protobuf:"bytes,4,opt,name=stack,proto3" json:"stack,omitempty"`
+	// service whose instances, in the current release, are the target.
+	Service       string `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Target) Reset() {
+	*x = Target{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Target) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Target) ProtoMessage() {}
+
+func (x *Target) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Target.ProtoReflect.Descriptor instead.
+func (*Target) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Target) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Target) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *Target) GetProxy() bool {
+	if x != nil {
+		return x.Proxy
+	}
+	return false
+}
+
+func (x *Target) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
+func (x *Target) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+// Guard is what stands between a procedure and the fleet.
+type Guard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// risk of the procedure.
+	Risk ProcedureRisk `protobuf:"varint,1,opt,name=risk,proto3,enum=muster.coordinator.v1.ProcedureRisk" json:"risk,omitempty"`
+	// locks that a run holds from its start to its end, like stack/shop. They take "${inputs.NAME}".
+	Locks []string `protobuf:"bytes,2,rep,name=locks,proto3" json:"locks,omitempty"`
+	// approve_start asks people before the first step.
+	ApproveStart *Question `protobuf:"bytes,3,opt,name=approve_start,json=approveStart,proto3" json:"approve_start,omitempty"`
+	// preconditions that must hold before anybody is asked.
+	Preconditions []*Condition `protobuf:"bytes,4,rep,name=preconditions,proto3" json:"preconditions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Guard) Reset() {
+	*x = Guard{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Guard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Guard) ProtoMessage() {}
+
+func (x *Guard) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Guard.ProtoReflect.Descriptor instead.
+func (*Guard) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Guard) GetRisk() ProcedureRisk {
+	if x != nil {
+		return x.Risk
+	}
+	return ProcedureRisk_PROCEDURE_RISK_UNSPECIFIED
+}
+
+func (x *Guard) GetLocks() []string {
+	if x != nil {
+		return x.Locks
+	}
+	return nil
+}
+
+func (x *Guard) GetApproveStart() *Question {
+	if x != nil {
+		return x.ApproveStart
+	}
+	return nil
+}
+
+func (x *Guard) GetPreconditions() []*Condition {
+	if x != nil {
+		return x.Preconditions
+	}
+	return nil
+}
+
+// Question is asked of people, who see the plan and its hash.
+type Question struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// prompt is the question. It takes "${inputs.NAME}" and "${each}".
+	Prompt string `protobuf:"bytes,1,opt,name=prompt,proto3" json:"prompt,omitempty"`
+	// roles that may answer: operator, admin, service; default operator and admin.
+	Roles []v1.Role `protobuf:"varint,2,rep,packed,name=roles,proto3,enum=muster.access.v1.Role" json:"roles,omitempty"`
+	// count of different people who must say yes; default 1.
+	Count uint32 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	// allow_initiator lets who started the run be one of them.
+	AllowInitiator bool `protobuf:"varint,4,opt,name=allow_initiator,json=allowInitiator,proto3" json:"allow_initiator,omitempty"`
+	// expires this long after it was asked; default 1h.
+	Expires *durationpb.Duration `protobuf:"bytes,5,opt,name=expires,proto3" json:"expires,omitempty"`
+	// on_expiry is what happens then, and after a no: rollback (default), or pause.
+	OnExpiry      FailureAction `protobuf:"varint,6,opt,name=on_expiry,json=onExpiry,proto3,enum=muster.coordinator.v1.FailureAction" json:"on_expiry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Question) Reset() {
+	*x = Question{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Question) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Question) ProtoMessage() {}
+
+func (x *Question) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Question.ProtoReflect.Descriptor instead.
+func (*Question) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Question) GetPrompt() string {
+	if x != nil {
+		return x.Prompt
+	}
+	return ""
+}
+
+func (x *Question) GetRoles() []v1.Role {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *Question) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Question) GetAllowInitiator() bool {
+	if x != nil {
+		return x.AllowInitiator
+	}
+	return false
+}
+
+func (x *Question) GetExpires() *durationpb.Duration {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Question) GetOnExpiry() FailureAction {
+	if x != nil {
+		return x.OnExpiry
+	}
+	return FailureAction_FAILURE_ACTION_UNSPECIFIED
+}
+
+// Condition is a question to an agent. A text in its place is its expression, over the response of the step's own action.
+type Condition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// use names an action without effect, like probe.http.
+	Use string `protobuf:"bytes,1,opt,name=use,proto3" json:"use,omitempty"`
+	// with holds the action's arguments.
+	With *anypb.Any `protobuf:"bytes,2,opt,name=with,proto3" json:"with,omitempty"`
+	// on names the target that is asked; default the step's.
+	On string `protobuf:"bytes,3,opt,name=on,proto3" json:"on,omitempty"`
+	// expression in CEL over `result`, the response of the action, and `inputs`; its value is a bool.
+	Expression    string `protobuf:"bytes,4,opt,name=expression,proto3" json:"expression,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Condition) Reset() {
+	*x = Condition{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Condition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Condition) ProtoMessage() {}
+
+func (x *Condition) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Condition.ProtoReflect.Descriptor instead.
+func (*Condition) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Condition) GetUse() string {
+	if x != nil {
+		return x.Use
+	}
+	return ""
+}
+
+func (x *Condition) GetWith() *anypb.Any {
+	if x != nil {
+		return x.With
+	}
+	return nil
+}
+
+func (x *Condition) GetOn() string {
+	if x != nil {
+		return x.On
+	}
+	return ""
+}
+
+func (x *Condition) GetExpression() string {
+	if x != nil {
+		return x.Expression
+	}
+	return ""
+}
+
+// ProcedureStep is one step: an action (use), a question to people (approve), or a while to wait (wait).
+type ProcedureStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id within the procedure: small letters, digits, dashes and underscores.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// title for the operator; made if it is missing. It takes "${inputs.NAME}" and "${each}".
+	Title string `protobuf:"bytes,2,opt,name=title,proto3" json:"title,omitempty"`
+	// on names the target.
+	On string `protobuf:"bytes,3,opt,name=on,proto3" json:"on,omitempty"`
+	// use names an action, like container.stop.
+	Use string `protobuf:"bytes,4,opt,name=use,proto3" json:"use,omitempty"`
+	// with holds the action's arguments. Every text in it takes "${inputs.NAME}", "${each}" and "${target.…}".
+	With *anypb.Any `protobuf:"bytes,5,opt,name=with,proto3" json:"with,omitempty"`
+	// approve asks people.
+	Approve *Question `protobuf:"bytes,6,opt,name=approve,proto3" json:"approve,omitempty"`
+	// wait for this long.
+	Wait *durationpb.Duration `protobuf:"bytes,7,opt,name=wait,proto3" json:"wait,omitempty"`
+	// needs names earlier steps that must have ended; without it, all of them.
+	Needs []string `protobuf:"bytes,8,rep,name=needs,proto3" json:"needs,omitempty"`
+	// for_each repeats the step, one after another, with "${each}". It takes "${inputs.NAME}" of a LIST.
+	ForEach []string `protobuf:"bytes,9,rep,name=for_each,json=forEach,proto3" json:"for_each,omitempty"`
+	// done_if says whether what the step is for is there already.
+	DoneIf *Condition `protobuf:"bytes,10,opt,name=done_if,json=doneIf,proto3" json:"done_if,omitempty"`
+	// verify must hold after the action.
+	Verify *Condition `protobuf:"bytes,11,opt,name=verify,proto3" json:"verify,omitempty"`
+	// verify_for is how long verify is asked again until it holds.
+	VerifyFor *durationpb.Duration `protobuf:"bytes,12,opt,name=verify_for,json=verifyFor,proto3" json:"verify_for,omitempty"`
+	// timeout of one attempt on one target.
+	Timeout *durationpb.Duration `protobuf:"bytes,13,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// retry of an attempt that failed.
+	Retry *Retry `protobuf:"bytes,14,opt,name=retry,proto3" json:"retry,omitempty"`
+	// if_unknown says what a lost outcome means: probe, ask, stop or repeat.
+	IfUnknown IfUnknown `protobuf:"varint,15,opt,name=if_unknown,json=ifUnknown,proto3,enum=muster.coordinator.v1.IfUnknown" json:"if_unknown,omitempty"`
+	// rollout over the targets: in waves, with a number that may fail. Without it all targets at once, none of which may fail.
+	Rollout *RolloutPolicy `protobuf:"bytes,16,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// undo takes the step back, on the same target, in this order.
+	Undo []*ProcedureUndo `protobuf:"bytes,17,rep,name=undo,proto3" json:"undo,omitempty"`
+	// irreversible says that nothing takes the step back.
+	Irreversible  bool `protobuf:"varint,18,opt,name=irreversible,proto3" json:"irreversible,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcedureStep) Reset() {
+	*x = ProcedureStep{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcedureStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcedureStep) ProtoMessage() {}
+
+func (x *ProcedureStep) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcedureStep.ProtoReflect.Descriptor instead.
+func (*ProcedureStep) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ProcedureStep) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ProcedureStep) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *ProcedureStep) GetOn() string {
+	if x != nil {
+		return x.On
+	}
+	return ""
+}
+
+func (x *ProcedureStep) GetUse() string {
+	if x != nil {
+		return x.Use
+	}
+	return ""
+}
+
+func (x *ProcedureStep) GetWith() *anypb.Any {
+	if x != nil {
+		return x.With
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetApprove() *Question {
+	if x != nil {
+		return x.Approve
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetNeeds() []string {
+	if x != nil {
+		return x.Needs
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetForEach() []string {
+	if x != nil {
+		return x.ForEach
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetDoneIf() *Condition {
+	if x != nil {
+		return x.DoneIf
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetVerify() *Condition {
+	if x != nil {
+		return x.Verify
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetVerifyFor() *durationpb.Duration {
+	if x != nil {
+		return x.VerifyFor
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetRetry() *Retry {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetIfUnknown() IfUnknown {
+	if x != nil {
+		return x.IfUnknown
+	}
+	return IfUnknown_IF_UNKNOWN_UNSPECIFIED
+}
+
+func (x *ProcedureStep) GetRollout() *RolloutPolicy {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetUndo() []*ProcedureUndo {
+	if x != nil {
+		return x.Undo
+	}
+	return nil
+}
+
+func (x *ProcedureStep) GetIrreversible() bool {
+	if x != nil {
+		return x.Irreversible
+	}
+	return false
+}
+
+// Retry of a step.
+type Retry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// attempts in all.
+	Attempts uint32 `protobuf:"varint,1,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// delay before another attempt.
+	Delay *durationpb.Duration `protobuf:"bytes,2,opt,name=delay,proto3" json:"delay,omitempty"`
+	// backoff multiplies the delay after every attempt, up to 5m.
+	Backoff       float64 `protobuf:"fixed64,3,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retry) Reset() {
+	*x = Retry{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retry) ProtoMessage() {}
+
+func (x *Retry) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retry.ProtoReflect.Descriptor instead.
+func (*Retry) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Retry) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Retry) GetDelay() *durationpb.Duration {
+	if x != nil {
+		return x.Delay
+	}
+	return nil
+}
+
+func (x *Retry) GetBackoff() float64 {
+	if x != nil {
+		return x.Backoff
+	}
+	return 0
+}
+
+// RolloutPolicy goes over targets in waves.
+type RolloutPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// waves are their sizes, as numbers or as a percentage of all targets; the last repeats until all are done.
+	Waves []string `protobuf:"bytes,1,rep,name=waves,proto3" json:"waves,omitempty"`
+	// max_failed targets that are tolerated, as a number or a percentage; each that failed is taken back.
+	MaxFailed string `protobuf:"bytes,2,opt,name=max_failed,json=maxFailed,proto3" json:"max_failed,omitempty"`
+	// pause between waves.
+	Pause         *durationpb.Duration `protobuf:"bytes,3,opt,name=pause,proto3" json:"pause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutPolicy) Reset() {
+	*x = RolloutPolicy{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutPolicy) ProtoMessage() {}
+
+func (x *RolloutPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutPolicy.ProtoReflect.Descriptor instead.
+func (*RolloutPolicy) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RolloutPolicy) GetWaves() []string {
+	if x != nil {
+		return x.Waves
+	}
+	return nil
+}
+
+func (x *RolloutPolicy) GetMaxFailed() string {
+	if x != nil {
+		return x.MaxFailed
+	}
+	return ""
+}
+
+func (x *RolloutPolicy) GetPause() *durationpb.Duration {
+	if x != nil {
+		return x.Pause
+	}
+	return nil
+}
+
+// ProcedureUndo is one action that takes a step back.
+type ProcedureUndo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// title for the operator; made if it is missing.
+	Title string `protobuf:"bytes,1,opt,name=title,proto3" json:"title,omitempty"`
+	// use names an action.
+	Use string `protobuf:"bytes,2,opt,name=use,proto3" json:"use,omitempty"`
+	// with holds the action's arguments.
+	With *anypb.Any `protobuf:"bytes,3,opt,name=with,proto3" json:"with,omitempty"`
+	// timeout of one attempt.
+	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcedureUndo) Reset() {
+	*x = ProcedureUndo{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcedureUndo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcedureUndo) ProtoMessage() {}
+
+func (x *ProcedureUndo) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcedureUndo.ProtoReflect.Descriptor instead.
+func (*ProcedureUndo) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ProcedureUndo) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *ProcedureUndo) GetUse() string {
+	if x != nil {
+		return x.Use
+	}
+	return ""
+}
+
+func (x *ProcedureUndo) GetWith() *anypb.Any {
+	if x != nil {
+		return x.With
+	}
+	return nil
+}
+
+func (x *ProcedureUndo) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+// JobArguments are those of job.run: a command in the image of the target's service, once, with its environment, networks, mounts and secrets.
+type JobArguments struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// argv of the command; no shell is added.
+	Argv []string `protobuf:"bytes,1,rep,name=argv,proto3" json:"argv,omitempty"`
+	// env adds to the service's environment.
+	Env map[string]string `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// image instead of the service's.
+	Image string `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	// user instead of the service's.
+	User string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	// working_dir instead of the service's.
+	WorkingDir string `protobuf:"bytes,5,opt,name=working_dir,json=workingDir,proto3" json:"working_dir,omitempty"`
+	// secrets become files /run/secrets/NAME; the value names the secret in the store.
+	Secrets       map[string]string `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobArguments) Reset() {
+	*x = JobArguments{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobArguments) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobArguments) ProtoMessage() {}
+
+func (x *JobArguments) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobArguments.ProtoReflect.Descriptor instead.
+func (*JobArguments) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *JobArguments) GetArgv() []string {
+	if x != nil {
+		return x.Argv
+	}
+	return nil
+}
+
+func (x *JobArguments) GetEnv() map[string]string {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
+func (x *JobArguments) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *JobArguments) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *JobArguments) GetWorkingDir() string {
+	if x != nil {
+		return x.WorkingDir
+	}
+	return ""
+}
+
+func (x *JobArguments) GetSecrets() map[string]string {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+// RestartArguments are those of service.restart: every instance of the target's service in turn, routed around, drained, stopped, started, ready,
+// routed to again. Its times are those of the service's own gate, drain limit and stop grace.
+type RestartArguments struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// parallelism of the restart; default 1. At least one instance stays, unless there is only one.
+	Parallelism   uint32 `protobuf:"varint,1,opt,name=parallelism,proto3" json:"parallelism,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartArguments) Reset() {
+	*x = RestartArguments{}
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartArguments) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartArguments) ProtoMessage() {}
+
+func (x *RestartArguments) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartArguments.ProtoReflect.Descriptor instead.
+func (*RestartArguments) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RestartArguments) GetParallelism() uint32 {
+	if x != nil {
+		return x.Parallelism
+	}
+	return 0
+}
+
 var File_muster_coordinator_v1_procedure_proto protoreflect.FileDescriptor
 
 const file_muster_coordinator_v1_procedure_proto_rawDesc = "" +
 	"\n" +
-	"%muster/coordinator/v1/procedure.proto\x12\x15muster.coordinator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdb\x01\n" +
+	"%muster/coordinator/v1/procedure.proto\x12\x15muster.coordinator.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmuster/access/v1/access.proto\x1a muster/coordinator/v1/plan.proto\"\xdb\x01\n" +
 	"\x0fStoredProcedure\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
@@ -232,7 +1472,133 @@ const file_muster_coordinator_v1_procedure_proto_rawDesc = "" +
 	"\x04file\x18\x03 \x01(\tR\x04file\x12\x12\n" +
 	"\x04line\x18\x04 \x01(\rR\x04line\x12\x16\n" +
 	"\x06column\x18\x05 \x01(\rR\x06column\x12\x18\n" +
-	"\amessage\x18\x06 \x01(\tR\amessageB\xec\x01\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"\xa7\x05\n" +
+	"\tProcedure\x12\x10\n" +
+	"\x03api\x18\x01 \x01(\tR\x03api\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05title\x18\x03 \x01(\tR\x05title\x12\x14\n" +
+	"\x05owner\x18\x04 \x01(\tR\x05owner\x12\x10\n" +
+	"\x03doc\x18\x05 \x01(\tR\x03doc\x12<\n" +
+	"\fmax_duration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vmaxDuration\x12E\n" +
+	"\von_deadline\x18\a \x01(\x0e2$.muster.coordinator.v1.FailureActionR\n" +
+	"onDeadline\x12D\n" +
+	"\x06inputs\x18\b \x03(\v2,.muster.coordinator.v1.Procedure.InputsEntryR\x06inputs\x12G\n" +
+	"\atargets\x18\t \x03(\v2-.muster.coordinator.v1.Procedure.TargetsEntryR\atargets\x122\n" +
+	"\x05guard\x18\n" +
+	" \x01(\v2\x1c.muster.coordinator.v1.GuardR\x05guard\x12:\n" +
+	"\x05steps\x18\v \x03(\v2$.muster.coordinator.v1.ProcedureStepR\x05steps\x1aW\n" +
+	"\vInputsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
+	"\x05value\x18\x02 \x01(\v2\x1c.muster.coordinator.v1.InputR\x05value:\x028\x01\x1aY\n" +
+	"\fTargetsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
+	"\x05value\x18\x02 \x01(\v2\x1d.muster.coordinator.v1.TargetR\x05value:\x028\x01\"\xf5\x01\n" +
+	"\x05Input\x124\n" +
+	"\x04type\x18\x01 \x01(\x0e2 .muster.coordinator.v1.InputTypeR\x04type\x12\x1a\n" +
+	"\brequired\x18\x02 \x01(\bR\brequired\x12\x18\n" +
+	"\adefault\x18\x03 \x03(\tR\adefault\x12\x18\n" +
+	"\apattern\x18\x04 \x01(\tR\apattern\x12\x16\n" +
+	"\x06values\x18\x05 \x03(\tR\x06values\x12\x15\n" +
+	"\x03min\x18\x06 \x01(\x03H\x00R\x03min\x88\x01\x01\x12\x15\n" +
+	"\x03max\x18\a \x01(\x03H\x01R\x03max\x88\x01\x01\x12\x10\n" +
+	"\x03doc\x18\b \x01(\tR\x03docB\x06\n" +
+	"\x04_minB\x06\n" +
+	"\x04_max\"\xe2\x01\n" +
+	"\x06Target\x12A\n" +
+	"\x06labels\x18\x01 \x03(\v2).muster.coordinator.v1.Target.LabelsEntryR\x06labels\x12\x14\n" +
+	"\x05hosts\x18\x02 \x03(\tR\x05hosts\x12\x14\n" +
+	"\x05proxy\x18\x03 \x01(\bR\x05proxy\x12\x14\n" +
+	"\x05stack\x18\x04 \x01(\tR\x05stack\x12\x18\n" +
+	"\aservice\x18\x05 \x01(\tR\aservice\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe5\x01\n" +
+	"\x05Guard\x128\n" +
+	"\x04risk\x18\x01 \x01(\x0e2$.muster.coordinator.v1.ProcedureRiskR\x04risk\x12\x14\n" +
+	"\x05locks\x18\x02 \x03(\tR\x05locks\x12D\n" +
+	"\rapprove_start\x18\x03 \x01(\v2\x1f.muster.coordinator.v1.QuestionR\fapproveStart\x12F\n" +
+	"\rpreconditions\x18\x04 \x03(\v2 .muster.coordinator.v1.ConditionR\rpreconditions\"\x87\x02\n" +
+	"\bQuestion\x12\x16\n" +
+	"\x06prompt\x18\x01 \x01(\tR\x06prompt\x12,\n" +
+	"\x05roles\x18\x02 \x03(\x0e2\x16.muster.access.v1.RoleR\x05roles\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\x12'\n" +
+	"\x0fallow_initiator\x18\x04 \x01(\bR\x0eallowInitiator\x123\n" +
+	"\aexpires\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aexpires\x12A\n" +
+	"\ton_expiry\x18\x06 \x01(\x0e2$.muster.coordinator.v1.FailureActionR\bonExpiry\"w\n" +
+	"\tCondition\x12\x10\n" +
+	"\x03use\x18\x01 \x01(\tR\x03use\x12(\n" +
+	"\x04with\x18\x02 \x01(\v2\x14.google.protobuf.AnyR\x04with\x12\x0e\n" +
+	"\x02on\x18\x03 \x01(\tR\x02on\x12\x1e\n" +
+	"\n" +
+	"expression\x18\x04 \x01(\tR\n" +
+	"expression\"\x93\x06\n" +
+	"\rProcedureStep\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05title\x18\x02 \x01(\tR\x05title\x12\x0e\n" +
+	"\x02on\x18\x03 \x01(\tR\x02on\x12\x10\n" +
+	"\x03use\x18\x04 \x01(\tR\x03use\x12(\n" +
+	"\x04with\x18\x05 \x01(\v2\x14.google.protobuf.AnyR\x04with\x129\n" +
+	"\aapprove\x18\x06 \x01(\v2\x1f.muster.coordinator.v1.QuestionR\aapprove\x12-\n" +
+	"\x04wait\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12\x14\n" +
+	"\x05needs\x18\b \x03(\tR\x05needs\x12\x19\n" +
+	"\bfor_each\x18\t \x03(\tR\aforEach\x129\n" +
+	"\adone_if\x18\n" +
+	" \x01(\v2 .muster.coordinator.v1.ConditionR\x06doneIf\x128\n" +
+	"\x06verify\x18\v \x01(\v2 .muster.coordinator.v1.ConditionR\x06verify\x128\n" +
+	"\n" +
+	"verify_for\x18\f \x01(\v2\x19.google.protobuf.DurationR\tverifyFor\x123\n" +
+	"\atimeout\x18\r \x01(\v2\x19.google.protobuf.DurationR\atimeout\x122\n" +
+	"\x05retry\x18\x0e \x01(\v2\x1c.muster.coordinator.v1.RetryR\x05retry\x12?\n" +
+	"\n" +
+	"if_unknown\x18\x0f \x01(\x0e2 .muster.coordinator.v1.IfUnknownR\tifUnknown\x12>\n" +
+	"\arollout\x18\x10 \x01(\v2$.muster.coordinator.v1.RolloutPolicyR\arollout\x128\n" +
+	"\x04undo\x18\x11 \x03(\v2$.muster.coordinator.v1.ProcedureUndoR\x04undo\x12\"\n" +
+	"\firreversible\x18\x12 \x01(\bR\firreversible\"n\n" +
+	"\x05Retry\x12\x1a\n" +
+	"\battempts\x18\x01 \x01(\rR\battempts\x12/\n" +
+	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x18\n" +
+	"\abackoff\x18\x03 \x01(\x01R\abackoff\"u\n" +
+	"\rRolloutPolicy\x12\x14\n" +
+	"\x05waves\x18\x01 \x03(\tR\x05waves\x12\x1d\n" +
+	"\n" +
+	"max_failed\x18\x02 \x01(\tR\tmaxFailed\x12/\n" +
+	"\x05pause\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05pause\"\x96\x01\n" +
+	"\rProcedureUndo\x12\x14\n" +
+	"\x05title\x18\x01 \x01(\tR\x05title\x12\x10\n" +
+	"\x03use\x18\x02 \x01(\tR\x03use\x12(\n" +
+	"\x04with\x18\x03 \x01(\v2\x14.google.protobuf.AnyR\x04with\x123\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\xed\x02\n" +
+	"\fJobArguments\x12\x12\n" +
+	"\x04argv\x18\x01 \x03(\tR\x04argv\x12>\n" +
+	"\x03env\x18\x02 \x03(\v2,.muster.coordinator.v1.JobArguments.EnvEntryR\x03env\x12\x14\n" +
+	"\x05image\x18\x03 \x01(\tR\x05image\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12\x1f\n" +
+	"\vworking_dir\x18\x05 \x01(\tR\n" +
+	"workingDir\x12J\n" +
+	"\asecrets\x18\x06 \x03(\v20.muster.coordinator.v1.JobArguments.SecretsEntryR\asecrets\x1a6\n" +
+	"\bEnvEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fSecretsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"4\n" +
+	"\x10RestartArguments\x12 \n" +
+	"\vparallelism\x18\x01 \x01(\rR\vparallelism*\xc1\x01\n" +
+	"\tInputType\x12\x1a\n" +
+	"\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11INPUT_TYPE_STRING\x10\x01\x12\x12\n" +
+	"\x0eINPUT_TYPE_INT\x10\x02\x12\x13\n" +
+	"\x0fINPUT_TYPE_BOOL\x10\x03\x12\x17\n" +
+	"\x13INPUT_TYPE_DURATION\x10\x04\x12\x13\n" +
+	"\x0fINPUT_TYPE_ENUM\x10\x05\x12\x13\n" +
+	"\x0fINPUT_TYPE_LIST\x10\x06\x12\x15\n" +
+	"\x11INPUT_TYPE_SECRET\x10\a*\xa2\x01\n" +
+	"\rProcedureRisk\x12\x1e\n" +
+	"\x1aPROCEDURE_RISK_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13PROCEDURE_RISK_READ\x10\x01\x12\x19\n" +
+	"\x15PROCEDURE_RISK_CHANGE\x10\x02\x12\x1d\n" +
+	"\x19PROCEDURE_RISK_DISRUPTIVE\x10\x03\x12\x1e\n" +
+	"\x1aPROCEDURE_RISK_DESTRUCTIVE\x10\x04B\xec\x01\n" +
 	"\x19com.muster.coordinator.v1B\x0eProcedureProtoP\x01ZIgithub.com/spheroseg/muster/proto/gen/muster/coordinator/v1;coordinatorv1\xa2\x02\x03MCX\xaa\x02\x15Muster.Coordinator.V1\xca\x02\x15Muster\\Coordinator\\V1\xe2\x02!Muster\\Coordinator\\V1\\GPBMetadata\xea\x02\x17Muster::Coordinator::V1b\x06proto3"
 
 var (
@@ -247,19 +1613,78 @@ func file_muster_coordinator_v1_procedure_proto_rawDescGZIP() []byte {
 	return file_muster_coordinator_v1_procedure_proto_rawDescData
 }
 
-var file_muster_coordinator_v1_procedure_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_muster_coordinator_v1_procedure_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_muster_coordinator_v1_procedure_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_muster_coordinator_v1_procedure_proto_goTypes = []any{
-	(*StoredProcedure)(nil),       // 0: muster.coordinator.v1.StoredProcedure
-	(*Finding)(nil),               // 1: muster.coordinator.v1.Finding
-	(*timestamppb.Timestamp)(nil), // 2: google.protobuf.Timestamp
+	(InputType)(0),                // 0: muster.coordinator.v1.InputType
+	(ProcedureRisk)(0),            // 1: muster.coordinator.v1.ProcedureRisk
+	(*StoredProcedure)(nil),       // 2: muster.coordinator.v1.StoredProcedure
+	(*Finding)(nil),               // 3: muster.coordinator.v1.Finding
+	(*Procedure)(nil),             // 4: muster.coordinator.v1.Procedure
+	(*Input)(nil),                 // 5: muster.coordinator.v1.Input
+	(*Target)(nil),                // 6: muster.coordinator.v1.Target
+	(*Guard)(nil),                 // 7: muster.coordinator.v1.Guard
+	(*Question)(nil),              // 8: muster.coordinator.v1.Question
+	(*Condition)(nil),             // 9: muster.coordinator.v1.Condition
+	(*ProcedureStep)(nil),         // 10: muster.coordinator.v1.ProcedureStep
+	(*Retry)(nil),                 // 11: muster.coordinator.v1.Retry
+	(*RolloutPolicy)(nil),         // 12: muster.coordinator.v1.RolloutPolicy
+	(*ProcedureUndo)(nil),         // 13: muster.coordinator.v1.ProcedureUndo
+	(*JobArguments)(nil),          // 14: muster.coordinator.v1.JobArguments
+	(*RestartArguments)(nil),      // 15: muster.coordinator.v1.RestartArguments
+	nil,                           // 16: muster.coordinator.v1.Procedure.InputsEntry
+	nil,                           // 17: muster.coordinator.v1.Procedure.TargetsEntry
+	nil,                           // 18: muster.coordinator.v1.Target.LabelsEntry
+	nil,                           // 19: muster.coordinator.v1.JobArguments.EnvEntry
+	nil,                           // 20: muster.coordinator.v1.JobArguments.SecretsEntry
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(FailureAction)(0),            // 23: muster.coordinator.v1.FailureAction
+	(v1.Role)(0),                  // 24: muster.access.v1.Role
+	(*anypb.Any)(nil),             // 25: google.protobuf.Any
+	(IfUnknown)(0),                // 26: muster.coordinator.v1.IfUnknown
 }
 var file_muster_coordinator_v1_procedure_proto_depIdxs = []int32{
-	2, // 0: muster.coordinator.v1.StoredProcedure.stored_at:type_name -> google.protobuf.Timestamp
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	21, // 0: muster.coordinator.v1.StoredProcedure.stored_at:type_name -> google.protobuf.Timestamp
+	22, // 1: muster.coordinator.v1.Procedure.max_duration:type_name -> google.protobuf.Duration
+	23, // 2: muster.coordinator.v1.Procedure.on_deadline:type_name -> muster.coordinator.v1.FailureAction
+	16, // 3: muster.coordinator.v1.Procedure.inputs:type_name -> muster.coordinator.v1.Procedure.InputsEntry
+	17, // 4: muster.coordinator.v1.Procedure.targets:type_name -> muster.coordinator.v1.Procedure.TargetsEntry
+	7,  // 5: muster.coordinator.v1.Procedure.guard:type_name -> muster.coordinator.v1.Guard
+	10, // 6: muster.coordinator.v1.Procedure.steps:type_name -> muster.coordinator.v1.ProcedureStep
+	0,  // 7: muster.coordinator.v1.Input.type:type_name -> muster.coordinator.v1.InputType
+	18, // 8: muster.coordinator.v1.Target.labels:type_name -> muster.coordinator.v1.Target.LabelsEntry
+	1,  // 9: muster.coordinator.v1.Guard.risk:type_name -> muster.coordinator.v1.ProcedureRisk
+	8,  // 10: muster.coordinator.v1.Guard.approve_start:type_name -> muster.coordinator.v1.Question
+	9,  // 11: muster.coordinator.v1.Guard.preconditions:type_name -> muster.coordinator.v1.Condition
+	24, // 12: muster.coordinator.v1.Question.roles:type_name -> muster.access.v1.Role
+	22, // 13: muster.coordinator.v1.Question.expires:type_name -> google.protobuf.Duration
+	23, // 14: muster.coordinator.v1.Question.on_expiry:type_name -> muster.coordinator.v1.FailureAction
+	25, // 15: muster.coordinator.v1.Condition.with:type_name -> google.protobuf.Any
+	25, // 16: muster.coordinator.v1.ProcedureStep.with:type_name -> google.protobuf.Any
+	8,  // 17: muster.coordinator.v1.ProcedureStep.approve:type_name -> muster.coordinator.v1.Question
+	22, // 18: muster.coordinator.v1.ProcedureStep.wait:type_name -> google.protobuf.Duration
+	9,  // 19: muster.coordinator.v1.ProcedureStep.done_if:type_name -> muster.coordinator.v1.Condition
+	9,  // 20: muster.coordinator.v1.ProcedureStep.verify:type_name -> muster.coordinator.v1.Condition
+	22, // 21: muster.coordinator.v1.ProcedureStep.verify_for:type_name -> google.protobuf.Duration
+	22, // 22: muster.coordinator.v1.ProcedureStep.timeout:type_name -> google.protobuf.Duration
+	11, // 23: muster.coordinator.v1.ProcedureStep.retry:type_name -> muster.coordinator.v1.Retry
+	26, // 24: muster.coordinator.v1.ProcedureStep.if_unknown:type_name -> muster.coordinator.v1.IfUnknown
+	12, // 25: muster.coordinator.v1.ProcedureStep.rollout:type_name -> muster.coordinator.v1.RolloutPolicy
+	13, // 26: muster.coordinator.v1.ProcedureStep.undo:type_name -> muster.coordinator.v1.ProcedureUndo
+	22, // 27: muster.coordinator.v1.Retry.delay:type_name -> google.protobuf.Duration
+	22, // 28: muster.coordinator.v1.RolloutPolicy.pause:type_name -> google.protobuf.Duration
+	25, // 29: muster.coordinator.v1.ProcedureUndo.with:type_name -> google.protobuf.Any
+	22, // 30: muster.coordinator.v1.ProcedureUndo.timeout:type_name -> google.protobuf.Duration
+	19, // 31: muster.coordinator.v1.JobArguments.env:type_name -> muster.coordinator.v1.JobArguments.EnvEntry
+	20, // 32: muster.coordinator.v1.JobArguments.secrets:type_name -> muster.coordinator.v1.JobArguments.SecretsEntry
+	5,  // 33: muster.coordinator.v1.Procedure.InputsEntry.value:type_name -> muster.coordinator.v1.Input
+	6,  // 34: muster.coordinator.v1.Procedure.TargetsEntry.value:type_name -> muster.coordinator.v1.Target
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_muster_coordinator_v1_procedure_proto_init() }
@@ -267,18 +1692,21 @@ func file_muster_coordinator_v1_procedure_proto_init() {
 	if File_muster_coordinator_v1_procedure_proto != nil {
 		return
 	}
+	file_muster_coordinator_v1_plan_proto_init()
+	file_muster_coordinator_v1_procedure_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_coordinator_v1_procedure_proto_rawDesc), len(file_muster_coordinator_v1_procedure_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   2,
+			NumEnums:      2,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_muster_coordinator_v1_procedure_proto_goTypes,
 		DependencyIndexes: file_muster_coordinator_v1_procedure_proto_depIdxs,
+		EnumInfos:         file_muster_coordinator_v1_procedure_proto_enumTypes,
 		MessageInfos:      file_muster_coordinator_v1_procedure_proto_msgTypes,
 	}.Build()
 	File_muster_coordinator_v1_procedure_proto = out.File
