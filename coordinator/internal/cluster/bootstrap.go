@@ -63,7 +63,7 @@ func found(ctx context.Context, o *Options, s *sealer, dir string, first *raftv1
 		return err
 	}
 	quiet := slog.New(slog.DiscardHandler) // a founding that works needs no log of an election of one
-	st, err := openStorage(dir, s, quiet)
+	st, err := openStorage(dir, o.Memory, s, quiet)
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func New(o Options) (*Cluster, error) {
 // Run takes part in the cluster until ctx ends, or the log can no longer be written. When ctx ends a leader hands its office over first.
 // It returns when everything it started has ended, Options.Lead included. It can be called once.
 func (c *Cluster) Run(ctx context.Context) (err error) {
-	st, err := openStorage(c.dir, c.sealer, c.logger)
+	st, err := openStorage(c.dir, c.opts.Memory, c.sealer, c.logger)
 	if err != nil {
 		return errors.Join(err, c.opts.Raft.Close())
 	}

@@ -73,7 +73,7 @@ type Compaction struct {
 	Trailing uint64
 }
 
-// Options of a Cluster. All fields are required but Lead, Profile and Compaction.
+// Options of a Cluster. All fields are required but Lead, Profile, Compaction, Memory and Now.
 type Options struct {
 	// ID of this member, unique in the cluster and for ever the same.
 	ID string
@@ -102,6 +102,10 @@ type Options struct {
 	Profile Timeouts
 	// Compaction of the log.
 	Compaction Compaction
+	// Memory holds log and snapshots instead of the disk, for simulations.
+	Memory *Memory
+	// Now is the clock that a leader stamps commands with; nil means the machine's.
+	Now func() time.Time
 	// Logger of the cluster.
 	Logger *slog.Logger
 }
@@ -121,6 +125,9 @@ func (o *Options) validate() error {
 	}
 	if o.FSM == nil || o.Logger == nil {
 		errs = append(errs, errors.New("options FSM and Logger are required"))
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	setDefault(&o.Profile.Heartbeat, LAN().Heartbeat)
 	setDefault(&o.Profile.Election, LAN().Election)

@@ -140,7 +140,7 @@ func (c *Cluster) locate(r *raft.Raft) (addr string, here bool) {
 // lets its time never go back, so one proposer whose clock is ahead would let every deadline of the cluster pass.
 func (c *Cluster) commit(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, uint64, error) {
 	cmd = proto.CloneOf(cmd)
-	cmd.Now = timestamppb.Now()
+	cmd.Now = timestamppb.New(c.opts.Now())
 	data, err := encodeCommand(cmd)
 	if err != nil {
 		return nil, 0, err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -90,14 +91,21 @@ func claimDir(dir, id string, s *sealer) error {
 // storage is what a member has open on disk.
 type storage struct {
 	lock      *os.File
-	wal       *wal.WAL
+	wal       store
 	sealed    *sealedLog
 	log       raft.LogStore
 	snapshots raft.SnapshotStore
 }
 
-// openStorage opens dir, which claimDir has checked.
-func openStorage(dir string, s *sealer, logger *slog.Logger) (_ *storage, err error) {
+// store is where raft keeps its log and what it must not forget.
+type store interface {
+	raft.LogStore
+	raft.StableStore
+	io.Closer
+}
+
+// openStorage opens dir, which claimDir has checked. With a memory, only its lock is in the directory.
+func openStorage(dir string, memory *Memory, s *sealer, logger *slog.Logger) (_ *storage, err error) {
 	st := &storage{}
 	defer func() {
 		if err != nil {
@@ -108,15 +116,20 @@ func openStorage(dir string, s *sealer, logger *slog.Logger) (_ *storage, err er
 		return nil, err
 	}
 	hl := newHCLog(logger)
+	if memory != nil {
+		st.wal, st.snapshots = memory, &sealedSnapshots{inner: &memory.snapshots, sealer: s}
+		return st, st.seal(s)
+	}
 	if err := os.MkdirAll(filepath.Join(dir, walDir), 0o700); err != nil {
 		return nil, fmt.Errorf("make the log directory: %w", err)
 	}
-	if st.wal, err = wal.Open(filepath.Join(dir, walDir), wal.WithLogger(hl.Named("wal"))); err != nil {
+	opened, err := wal.Open(filepath.Join(dir, walDir), wal.WithLogger(hl.Named("wal")))
+	if err != nil {
 		return nil, fmt.Errorf("open the raft log in %s: %w", dir, err)
 	}
-	st.sealed = newSealedLog(st.wal, s)
-	if st.log, err = raft.NewLogCache(logCacheSize, st.sealed); err != nil {
-		return nil, fmt.Errorf("make the log cache: %w", err)
+	st.wal = opened
+	if err := st.seal(s); err != nil {
+		return nil, err
 	}
 	files, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotKept, hl.Named("snapshot"))
 	if err != nil {
@@ -124,6 +137,15 @@ func openStorage(dir string, s *sealer, logger *slog.Logger) (_ *storage, err er
 	}
 	st.snapshots = &sealedSnapshots{inner: files, sealer: s}
 	return st, nil
+}
+
+// seal puts the encryption and the cache in front of the log.
+func (st *storage) seal(s *sealer) (err error) {
+	st.sealed = newSealedLog(st.wal, s)
+	if st.log, err = raft.NewLogCache(logCacheSize, st.sealed); err != nil {
+		return fmt.Errorf("make the log cache: %w", err)
+	}
+	return nil
 }
 
 func (st *storage) close() error {
