@@ -1593,7 +1593,7 @@ type InspectContainerResponse struct {
 	// image that it runs, by its id.
 	Image string `protobuf:"bytes,4,opt,name=image,proto3" json:"image,omitempty"`
 	// restarts by the engine since its start.
-	Restarts      uint32 `protobuf:"varint,5,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	Restarts      int32 `protobuf:"varint,5,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1656,7 +1656,7 @@ func (x *InspectContainerResponse) GetImage() string {
 	return ""
 }
 
-func (x *InspectContainerResponse) GetRestarts() uint32 {
+func (x *InspectContainerResponse) GetRestarts() int32 {
 	if x != nil {
 		return x.Restarts
 	}
@@ -1762,7 +1762,7 @@ const file_muster_agent_v1_container_service_proto_rawDesc = "" +
 	"\ahealthy\x18\x02 \x01(\bR\ahealthy\x12\x1b\n" +
 	"\texit_code\x18\x03 \x01(\x05R\bexitCode\x12\x14\n" +
 	"\x05image\x18\x04 \x01(\tR\x05image\x12\x1a\n" +
-	"\brestarts\x18\x05 \x01(\rR\brestarts2\x91\f\n" +
+	"\brestarts\x18\x05 \x01(\x05R\brestarts2\x91\f\n" +
 	"\x10ContainerService\x12l\n" +
 	"\x0eListContainers\x12&.muster.agent.v1.ListContainersRequest\x1a'.muster.agent.v1.ListContainersResponse\"\t\xca\xf3\x18\x05\n" +
 	"\x01\x02\x18\x01\x12f\n" +

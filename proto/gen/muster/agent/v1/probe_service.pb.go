@@ -109,7 +109,7 @@ func (x *ProbeHttpRequest) GetInsecure() bool {
 type ProbeHttpResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// status of the answer; 0 if there was none.
-	Status uint32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	Status int32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
 	// latency until the headers were there.
 	Latency *durationpb.Duration `protobuf:"bytes,2,opt,name=latency,proto3" json:"latency,omitempty"`
 	// body is the beginning of the body, at most 1024 bytes, as valid UTF-8.
@@ -150,7 +150,7 @@ func (*ProbeHttpResponse) Descriptor() ([]byte, []int) {
 	return file_muster_agent_v1_probe_service_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *ProbeHttpResponse) GetStatus() uint32 {
+func (x *ProbeHttpResponse) GetStatus() int32 {
 	if x != nil {
 		return x.Status
 	}
@@ -319,7 +319,7 @@ const file_muster_agent_v1_probe_service_proto_rawDesc = "" +
 	"hostHeader\x12\x1a\n" +
 	"\binsecure\x18\x05 \x01(\bR\binsecure\"\x8a\x01\n" +
 	"\x11ProbeHttpResponse\x12\x16\n" +
-	"\x06status\x18\x01 \x01(\rR\x06status\x123\n" +
+	"\x06status\x18\x01 \x01(\x05R\x06status\x123\n" +
 	"\alatency\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\alatency\x12\x12\n" +
 	"\x04body\x18\x03 \x01(\tR\x04body\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05error\"\x9a\x01\n" +
