@@ -51,6 +51,7 @@ func (e *Engine) List(ctx context.Context, req *agentv1.ListContainersRequest) (
 				}
 				if err == nil {
 					all[i] = describe(found)
+					all[i].Stopped = e.rests(found)
 				}
 				return err
 			})
@@ -63,6 +64,11 @@ func (e *Engine) List(ctx context.Context, req *agentv1.ListContainersRequest) (
 	all = slices.DeleteFunc(all, func(c *agentv1.Container) bool { return c == nil })
 	slices.SortFunc(all, func(a, b *agentv1.Container) int { return cmp.Compare(a.GetName(), b.GetName()) })
 	return all, nil
+}
+
+// rests says that a container was stopped, or ended under no restart policy, and still has what it needs to be started.
+func (e *Engine) rests(c container.InspectResponse) bool {
+	return c.State != nil && c.State.Status == container.StateExited && c.HostConfig != nil && c.HostConfig.RestartPolicy.IsNone() && e.lostFiles(c.HostConfig.Mounts) == ""
 }
 
 func describe(c container.InspectResponse) *agentv1.Container {

@@ -1375,7 +1375,9 @@ type Container struct {
 	// ports published on the host.
 	Ports []*PortBinding `protobuf:"bytes,14,rep,name=ports,proto3" json:"ports,omitempty"`
 	// address of the container on its primary network.
-	Address       string `protobuf:"bytes,15,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,15,opt,name=address,proto3" json:"address,omitempty"`
+	// stopped says that it does not run, that nothing starts it by itself, and that it can be started as it is.
+	Stopped       bool `protobuf:"varint,16,opt,name=stopped,proto3" json:"stopped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1513,6 +1515,13 @@ func (x *Container) GetAddress() string {
 		return x.Address
 	}
 	return ""
+}
+
+func (x *Container) GetStopped() bool {
+	if x != nil {
+		return x.Stopped
+	}
+	return false
 }
 
 var File_muster_agent_v1_container_proto protoreflect.FileDescriptor
@@ -1655,7 +1664,7 @@ const file_muster_agent_v1_container_proto_rawDesc = "" +
 	"\acontent\x18\x02 \x01(\fR\acontent\x12\x10\n" +
 	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\x04 \x01(\rR\x03gid\x12\x12\n" +
-	"\x04mode\x18\x05 \x01(\rR\x04mode\"\xeb\x04\n" +
+	"\x04mode\x18\x05 \x01(\rR\x04mode\"\x85\x05\n" +
 	"\tContainer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1676,7 +1685,8 @@ const file_muster_agent_v1_container_proto_rawDesc = "" +
 	"\vfinished_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"finishedAt\x122\n" +
 	"\x05ports\x18\x0e \x03(\v2\x1c.muster.agent.v1.PortBindingR\x05ports\x12\x18\n" +
-	"\aaddress\x18\x0f \x01(\tR\aaddress\x1a9\n" +
+	"\aaddress\x18\x0f \x01(\tR\aaddress\x12\x18\n" +
+	"\astopped\x18\x10 \x01(\bR\astopped\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\xc2\x01\n" +
