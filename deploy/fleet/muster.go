@@ -29,6 +29,8 @@ type CoordinatorSpec struct {
 	Port int
 	// HTTPPort of JSON, health and metrics.
 	HTTPPort int
+	// Env in addition to the fleet's own environment.
+	Env []string
 }
 
 // Endpoint is host:port of the coordinator.
@@ -53,6 +55,8 @@ type AgentSpec struct {
 	Labels map[string]string
 	// CaddyAdmin is the URL of the proxy's admin API, if this agent drives one.
 	CaddyAdmin string
+	// Env in addition to the fleet's own environment.
+	Env []string
 }
 
 // Coordinator is a running coordinator.
@@ -128,7 +132,7 @@ func (m *Muster) startCoordinator(ctx context.Context, spec CoordinatorSpec, arg
 	if _, err := m.f.Run(ctx, Command{Path: m.programs.Coordinator, Args: args, Stdin: stdin, Machine: spec.Machine}); err != nil {
 		return err
 	}
-	p, err := m.f.Start(Command{Name: spec.Name, Path: m.programs.Coordinator, Args: []string{"run", "--data-dir", dir}, Machine: spec.Machine})
+	p, err := m.f.Start(Command{Name: spec.Name, Path: m.programs.Coordinator, Args: []string{"run", "--data-dir", dir}, Machine: spec.Machine, Env: spec.Env})
 	if err != nil {
 		return err
 	}
@@ -189,7 +193,7 @@ func (m *Muster) startAgent(ctx context.Context, spec AgentSpec) error {
 			}
 		}
 	}
-	p, err := m.f.Start(Command{Name: spec.Name, Path: m.programs.Agent, Args: args, Machine: spec.Machine})
+	p, err := m.f.Start(Command{Name: spec.Name, Path: m.programs.Agent, Args: args, Machine: spec.Machine, Env: spec.Env})
 	if err != nil {
 		return err
 	}
@@ -247,11 +251,8 @@ func (m *Muster) Login(ctx context.Context, name, role string) (*Muster, string,
 	if _, err := m.f.Run(ctx, login); err != nil {
 		return nil, "", err
 	}
-	found, err := filepath.Glob(filepath.Join(home, "state", "musterctl", "*", "identity.crt"))
-	if err != nil || len(found) != 1 {
-		return nil, "", fmt.Errorf("certificate of %s below %s: found %v, want one: %w", name, home, found, err)
-	}
-	return other, filepath.Dir(found[0]), nil
+	keys, err := other.keys()
+	return other, keys, err
 }
 
 // environment keeps what musterctl writes inside a folder.

@@ -26,6 +26,9 @@ func interfaceExists(number int) bool {
 
 func (f *Fleet) subnet() string { return fmt.Sprintf("10.213.%d", f.number) }
 
+// Loopback is the n-th address of this machine's own that no other fleet uses, for what needs no machine.
+func (f *Fleet) Loopback(n int) string { return fmt.Sprintf("127.213.%d.%d", f.number, n) }
+
 // Gateway is the address of the fleet's own process on the network.
 func (f *Fleet) Gateway() string { return f.subnet() + ".1" }
 

@@ -43,7 +43,7 @@ func (f *Fleet) Build(ctx context.Context) (Programs, error) {
 		version = []byte("dev")
 	}
 	flags := "-s -w -X github.com/spheroseg/muster/internal/version.Version=" + strings.TrimSpace(string(version))
-	if err := f.goBuild(ctx, flags, bin, "./agent/cmd/muster-agent", "./coordinator/cmd/muster-coordinator", "./ctl/cmd/musterctl"); err != nil {
+	if err := f.goBuild(ctx, flags, "", bin, "./agent/cmd/muster-agent", "./coordinator/cmd/muster-coordinator", "./ctl/cmd/musterctl"); err != nil {
 		return p, err
 	}
 	p.App, err = f.BuildApp(ctx)
@@ -53,14 +53,24 @@ func (f *Fleet) Build(ctx context.Context) (Programs, error) {
 // BuildApp builds the service that is rolled out, alone.
 func (f *Fleet) BuildApp(ctx context.Context) (string, error) {
 	bin := filepath.Join(f.opts.Root, ".cache", "bin")
-	return filepath.Join(bin, "app"), f.goBuild(ctx, "-s -w", bin, "./deploy/app")
+	return filepath.Join(bin, "app"), f.goBuild(ctx, "-s -w", "", bin, "./deploy/app")
 }
 
-func (f *Fleet) goBuild(ctx context.Context, ldflags, bin string, packages ...string) error {
+// BuildCrashing builds programs that can be told where to die, with the tag crashpoint, and the fake engine. They are for tests only and lie beside the tools.
+func (f *Fleet) BuildCrashing(ctx context.Context) (p Programs, fakeEngine string, err error) {
+	if p, err = f.Build(ctx); err != nil {
+		return p, "", err
+	}
+	bin := filepath.Join(f.opts.Root, ".cache", "crash")
+	p.Coordinator, p.Agent = filepath.Join(bin, "muster-coordinator"), filepath.Join(bin, "muster-agent")
+	return p, filepath.Join(bin, "fakeengine"), f.goBuild(ctx, "-s -w", "crashpoint", bin, "./agent/cmd/muster-agent", "./coordinator/cmd/muster-coordinator", "./deploy/fakeengine")
+}
+
+func (f *Fleet) goBuild(ctx context.Context, ldflags, tags, bin string, packages ...string) error {
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return err
 	}
-	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", bin + "/"}
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-tags", tags, "-o", bin + "/"}
 	cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
 	cmd.Dir = f.opts.Root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

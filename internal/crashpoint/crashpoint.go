@@ -23,6 +23,10 @@ const (
 	LedgerBefore
 	// LedgerAfter is after a frame was written to the ledger and synced.
 	LedgerAfter
+	// EffectBefore is before the tests' fake engine makes an effect.
+	EffectBefore
+	// EffectAfter is after the tests' fake engine made an effect, and before it answers.
+	EffectAfter
 
 	// Points is the number of points.
 	Points
@@ -37,7 +41,7 @@ const (
 
 // String names the point in words.
 func (p Point) String() string {
-	names := [...]string{"before log write", "after log write", "before apply", "after apply", "before ledger write", "after ledger write"}
+	names := [...]string{"before log write", "after log write", "before apply", "after apply", "before ledger write", "after ledger write", "before effect", "after effect"}
 	if p < 0 || int(p) >= len(names) {
 		return "unknown point"
 	}
