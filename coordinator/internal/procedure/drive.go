@@ -30,27 +30,27 @@ const (
 	startWithin = time.Minute
 )
 
-// drive calls the agent until its answer is an outcome, and commits that. It ends without one when the operation is not open any more, or
-// the leadership is over.
+// drive carries out one attempt of a step and commits its outcome. It ends without one when the operation is not open any more, or the
+// leadership is over.
 func (l *leadership) drive(ctx context.Context, run *coordinatorv1.Run, step *coordinatorv1.StepStatus, def *coordinatorv1.Step) error {
-	outcome := &raftv1.Outcome{RunId: step.GetRunId(), StepId: step.GetStepId(), Attempt: step.GetAttempt()}
-	call, err := l.newCall(run, step, def)
+	a := &attempt{leadership: l, step: step, def: def}
+	var err error
+	if a.call, err = l.newCall(run, step, def); err == nil {
+		err = a.compile(run)
+	}
 	if err != nil {
 		// The plan asks for something that no agent can do: another attempt would not help.
-		outcome.Failure = &agentv1.OperationFailure{
+		return l.commit(ctx, a.outcome(&agentv1.OperationFailure{
 			OperationId: state.OperationID(step), Reason: agentv1.FailureReason_FAILURE_REASON_INVALID, Message: err.Error(), Permanent: true,
-		}
-		return l.commit(ctx, outcome)
+		}))
 	}
-	response, err := l.ask(ctx, call, step)
+	outcome, err := a.perform(ctx)
 	if ctx.Err() != nil {
-		l.giveUp(ctx, call, step, def)
+		l.giveUp(ctx, a.call, step, def)
 		return nil
 	}
 	if err != nil {
-		outcome.Failure = definite(err, call.operation.GetId())
-	} else if raw, err := proto.Marshal(response); err == nil && len(raw) <= resultLimit {
-		outcome.Result = raw
+		return err
 	}
 	return l.commit(ctx, outcome)
 }
@@ -78,9 +78,14 @@ func (l *leadership) newCall(run *coordinatorv1.Run, step *coordinatorv1.StepSta
 	if def == nil {
 		return nil, fmt.Errorf("the plan of run %s has no step %q", step.GetRunId(), step.GetStepId())
 	}
-	service, method, ok := strings.Cut(def.GetAction().GetMethod(), "/")
+	return l.callOf(def.GetAction(), def.GetHost(), state.OperationID(step), run.GetFence(), def.GetTimeout())
+}
+
+// callOf makes the request of an action.
+func (l *leadership) callOf(action *coordinatorv1.Action, host, id string, fence uint64, timeout *durationpb.Duration) (*call, error) {
+	service, method, ok := strings.Cut(action.GetMethod(), "/")
 	if !ok {
-		return nil, fmt.Errorf("%q is no method: it must be package.Service/Method", def.GetAction().GetMethod())
+		return nil, fmt.Errorf("%q is no method: it must be package.Service/Method", action.GetMethod())
 	}
 	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
 	if err != nil {
@@ -100,23 +105,22 @@ func (l *leadership) newCall(run *coordinatorv1.Run, step *coordinatorv1.StepSta
 		return nil, fmt.Errorf("message %q is not known", rpc.Output().FullName())
 	}
 	request := in.New()
-	if err := proto.Unmarshal(def.GetAction().GetRequest(), request.Interface()); err != nil {
-		return nil, fmt.Errorf("the request of step %q is not readable: %w", def.GetId(), err)
+	if err := proto.Unmarshal(action.GetRequest(), request.Interface()); err != nil {
+		return nil, fmt.Errorf("the request of %s is not readable: %w", action.GetMethod(), err)
 	}
 	field := request.Descriptor().Fields().ByName("operation")
 	if field == nil {
-		return nil, fmt.Errorf("%s takes no operation: it cannot be a step", def.GetAction().GetMethod())
+		return nil, fmt.Errorf("%s takes no operation: it cannot be a step", action.GetMethod())
 	}
-	digest := sha256.Sum256(append([]byte(def.GetAction().GetMethod()+"\x00"), def.GetAction().GetRequest()...))
+	digest := sha256.Sum256(append([]byte(action.GetMethod()+"\x00"), action.GetRequest()...))
 	operation := &agentv1.Operation{
-		Id: state.OperationID(step), Epoch: l.epoch, Fence: run.GetFence(), Ttl: durationpb.New(startWithin), Timeout: def.GetTimeout(),
-		Digest: hex.EncodeToString(digest[:]),
+		Id: id, Epoch: l.epoch, Fence: fence, Ttl: durationpb.New(startWithin), Timeout: timeout, Digest: hex.EncodeToString(digest[:]),
 	}
 	request.Set(field, protoreflect.ValueOfMessage(operation.ProtoReflect()))
 	if err := fillSecrets(request, l.options.State.View()); err != nil {
 		return nil, err
 	}
-	return &call{host: def.GetHost(), method: "/" + def.GetAction().GetMethod(), operation: operation, request: request.Interface(), response: out}, nil
+	return &call{host: host, method: "/" + action.GetMethod(), operation: operation, request: request.Interface(), response: out}, nil
 }
 
 // fillSecrets puts the values of the secret store into every SecretValue of a request.

@@ -36,7 +36,10 @@ type agent struct {
 	effects   map[string]int    // by operation id
 	secrets   map[string][]byte // by container
 	fail      map[string]error  // by container name
-	lose      int               // answers to lose after the effect
+	once      map[string]error  // as fail, for the first operation only
+	states    map[string][]string
+	inspected int
+	lose      int // answers to lose after the effect
 	cancelled []string
 	hang      chan struct{} // AwaitReady blocks until it is closed
 	probing   chan struct{} // has a token for each AwaitReady that began
@@ -51,6 +54,10 @@ func (a *agent) StartContainer(_ context.Context, req *agentv1.StartContainerReq
 	if a.lose > 0 {
 		a.lose--
 		return nil, status.Error(codes.Unavailable, "the connection broke after the effect")
+	}
+	if err := a.once[req.GetName()]; err != nil {
+		delete(a.once, req.GetName())
+		return nil, err
 	}
 	if err := a.fail[req.GetName()]; err != nil {
 		return nil, err
