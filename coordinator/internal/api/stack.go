@@ -39,6 +39,11 @@ func (s *StackServer) ApplyStack(ctx context.Context, req *coordinatorv1.ApplySt
 	if run != nil || err != nil {
 		return &coordinatorv1.ApplyStackResponse{Plan: view.Plan(run.GetId()), Run: run, Release: release, Warnings: model.Warnings}, err
 	}
+	if req.GetSupersede() && !req.GetDryRun() {
+		if superseded, err := s.supersede(ctx, view, model.Name, req); superseded != nil || err != nil {
+			return &coordinatorv1.ApplyStackResponse{Superseded: superseded, Warnings: model.Warnings}, err
+		}
+	}
 	proposal, err := s.planner.Apply(ctx, view, model, req.GetNoGate())
 	if err != nil {
 		return nil, s.mapError(err)
@@ -48,6 +53,32 @@ func (s *StackServer) ApplyStack(ctx context.Context, req *coordinatorv1.ApplySt
 		return nil, err
 	}
 	return &coordinatorv1.ApplyStackResponse{Plan: proposal.Plan, Run: run, Release: proposal.Release, Warnings: proposal.Warnings}, nil
+}
+
+// supersede takes the run back that changes a stack now, and returns it while it has not ended; nil if there is none. A newer plan can only
+// be made from what is there when nothing is on its way any more.
+func (s *StackServer) supersede(ctx context.Context, view *state.View, name string, req *coordinatorv1.ApplyStackRequest) (*coordinatorv1.Run, error) {
+	run := view.Run(view.Stack(name).GetActiveRun())
+	switch {
+	case run == nil:
+		return nil, nil
+	case run.GetState() == coordinatorv1.RunState_RUN_STATE_NEEDS_HUMAN:
+		return nil, rpcerr.New(codes.FailedPrecondition, coordinatorv1.ErrorReason_ERROR_REASON_LOCK_HELD,
+			"run %s of stack %s needs a human (%s): end it first, see `musterctl run show %s`", run.GetId(), name, run.GetCause(), run.GetId())
+	case run.GetCommitted() || run.GetState() == coordinatorv1.RunState_RUN_STATE_ROLLING_BACK:
+		return run, nil // It ends by itself.
+	}
+	reason := "superseded by a newer apply"
+	if req.GetReason() != "" {
+		reason += ": " + req.GetReason()
+	}
+	result, err := s.propose(ctx, &raftv1.Command{Op: &raftv1.Command_ControlRun{ControlRun: &raftv1.ControlRun{
+		RunId: run.GetId(), Control: raftv1.RunControl_RUN_CONTROL_CANCEL, Reason: reason,
+	}}})
+	if rpcerr.Reason(err) == "RUN_FINISHED" || rpcerr.Reason(err) == "RUN_NOT_RUNNING" {
+		return run, nil // It ended, or is being taken back, meanwhile.
+	}
+	return result.GetRun(), err
 }
 
 // RollbackStack applies an earlier release again.
@@ -100,9 +131,8 @@ type startRequest struct {
 
 // start starts the run of a proposal, if that is what was asked for and there is something to do.
 func (b *backend) start(ctx context.Context, proposal *runbook.Proposal, req startRequest) (*coordinatorv1.Run, error) {
-	if req.planHash != "" && req.planHash != proposal.Plan.GetHash() {
-		return nil, rpcerr.New(codes.FailedPrecondition, coordinatorv1.ErrorReason_ERROR_REASON_PLAN_CHANGED,
-			"the plan is %s now and was %s: the stack, the fleet or the files have changed; look at it again with --dry-run", short(proposal.Plan.GetHash()), short(req.planHash))
+	if err := checkHash(proposal.Plan, req.planHash); err != nil {
+		return nil, err
 	}
 	if req.dryRun || proposal.Empty() {
 		return nil, nil
@@ -114,6 +144,15 @@ func (b *backend) start(ctx context.Context, proposal *runbook.Proposal, req sta
 		}},
 	})
 	return result.GetRun(), err
+}
+
+// checkHash refuses a plan that is not the one that was seen.
+func checkHash(plan *coordinatorv1.Plan, seen string) error {
+	if seen == "" || seen == plan.GetHash() {
+		return nil
+	}
+	return rpcerr.New(codes.FailedPrecondition, coordinatorv1.ErrorReason_ERROR_REASON_PLAN_CHANGED,
+		"the plan is %s now and was %s: the stack, the fleet or the files have changed; look at it again with --dry-run", short(plan.GetHash()), short(seen))
 }
 
 func short(hash string) string {

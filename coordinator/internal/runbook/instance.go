@@ -64,8 +64,8 @@ func (b *rollout) route(u unit, verb string, after []string, add, remove string)
 	}
 	forth := &agentv1.UpdateRouteRequest{Route: route, Add: list(add), Remove: list(remove)}
 	back := &agentv1.UpdateRouteRequest{Route: route, Add: list(remove), Remove: list(add)}
-	if u.lost {
-		back.Add = nil // Nothing serves there.
+	if u.lost && !b.cut(u.from) {
+		back.Add = nil // Nothing serves there. On a host that is cut off something may, once it is back.
 	}
 	title := routeTitle(u, add, remove)
 	var steps []string
@@ -142,17 +142,23 @@ func (b *rollout) stop(u unit, after []string) string {
 	return b.add(&coordinatorv1.Step{
 		Id: u.group + "/stop", Title: fmt.Sprintf("stop %s on %s", name, host), After: after, Group: u.group, Host: host,
 		Action: act.GetAction(), Timeout: act.GetTimeout(), MaxAttempts: 3, RetryDelay: seconds(time.Second),
-		Undo: []*coordinatorv1.Undo{
-			{
-				Title: "start " + name, Timeout: seconds(2 * time.Minute),
-				Action: action("ContainerService/StartContainer", &agentv1.StartContainerRequest{Name: name}),
-			},
-			{
-				Title: "wait until " + name + " is ready", Timeout: seconds(gateTime(u.previous) + 10*time.Second),
-				Action: action("ContainerService/AwaitReady", &agentv1.AwaitReadyRequest{Name: name, Gate: u.previous.GetGate()}),
-			},
-		},
+		Undo: bringBack(u.previous, u.from),
 	})
+}
+
+// bringBack starts a container, unless it runs, and waits until it is ready.
+func bringBack(service *coordinatorv1.Service, a *coordinatorv1.Assignment) []*coordinatorv1.Undo {
+	name := a.GetContainer()
+	return []*coordinatorv1.Undo{
+		{
+			Title: "start " + name, Timeout: seconds(2 * time.Minute),
+			Action: action("ContainerService/StartContainer", &agentv1.StartContainerRequest{Name: name}),
+		},
+		{
+			Title: "wait until " + name + " is ready", Timeout: seconds(gateTime(service) + 10*time.Second),
+			Action: action("ContainerService/AwaitReady", &agentv1.AwaitReadyRequest{Name: name, Gate: service.GetGate()}),
+		},
+	}
 }
 
 // watch looks at the new container for the monitor window. Nothing waits for it but the end: a failure within the window counts.

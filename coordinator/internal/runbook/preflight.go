@@ -148,12 +148,14 @@ func (p *Planner) resolve(ctx context.Context, hosts []string, image string) (*a
 // findLost looks for containers of the current release that do not run any more, and for those that no release accounts for. A host that is
 // down keeps the benefit of the doubt.
 func (p *Planner) findLost(ctx context.Context, c *candidate) error {
-	assigned := map[string]map[string]bool{}
+	assigned, others := map[string]map[string]bool{}, map[string]bool{}
 	for _, host := range c.upHosts() {
 		assigned[host] = map[string]bool{}
 	}
 	for _, a := range c.before.GetAssignments() {
-		if names := assigned[a.GetHost()]; names != nil {
+		if c.only != "" && a.GetService() != c.only {
+			others[a.GetContainer()] = true // They are as they are.
+		} else if names := assigned[a.GetHost()]; names != nil {
 			names[a.GetContainer()] = true
 		}
 	}
@@ -167,9 +169,12 @@ func (p *Planner) findLost(ctx context.Context, c *candidate) error {
 		defer mu.Unlock()
 		running := map[string]bool{}
 		for _, container := range response.GetContainers() {
-			name, runs := container.GetName(), runs(container.GetState())
-			running[name] = runs
-			if !assigned[host][name] || !runs {
+			name, there := container.GetName(), runs(container.GetState())
+			if container.GetStopped() && assigned[host][name] {
+				there, c.stopped[name] = true, true
+			}
+			running[name] = there
+			if (!assigned[host][name] || !there) && !others[name] {
 				c.leftovers = append(c.leftovers, Leftover{Host: host, Container: name})
 			}
 		}
@@ -180,8 +185,12 @@ func (p *Planner) findLost(ctx context.Context, c *candidate) error {
 		}
 		return nil
 	})
-	slices.SortFunc(c.leftovers, func(x, y Leftover) int { return cmp.Compare(x.Container, y.Container) })
+	sortLeftovers(c.leftovers)
 	return err
+}
+
+func sortLeftovers(all []Leftover) {
+	slices.SortFunc(all, func(x, y Leftover) int { return cmp.Compare(x.Container, y.Container) })
 }
 
 // runs says that a container in this state of the engine's serves, or will by itself.

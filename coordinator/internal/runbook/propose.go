@@ -3,6 +3,7 @@ package runbook
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -56,9 +57,18 @@ type candidate struct {
 	proxies   []*coordinatorv1.Host
 	links     *stack.Links
 	lost      map[string]bool
+	stopped   map[string]bool // containers that rest and could be started
 	leftovers []Leftover
 	warnings  []string
 	notes     []string
+
+	procedure string
+	only      string          // service beside which nothing is repaired or started; empty for none
+	renew     map[string]bool // containers that are replaced although nothing of them changes
+	delay     time.Duration   // between waves, instead of the update's
+	drain     *drain
+	// planned are releases of other stacks that are not current yet, but will be before this one.
+	planned map[string]*coordinatorv1.Release
 }
 
 // Apply proposes the way to what the files of a stack say.
@@ -91,7 +101,7 @@ func (p *Planner) Rollback(ctx context.Context, view *state.View, name string, n
 }
 
 func newCandidate(view *state.View, name string) *candidate {
-	c := &candidate{view: view, before: view.CurrentRelease(name), hosts: view.Hosts(), lost: map[string]bool{}}
+	c := &candidate{view: view, before: view.CurrentRelease(name), hosts: view.Hosts(), lost: map[string]bool{}, stopped: map[string]bool{}}
 	c.release = &coordinatorv1.Release{Stack: name, Number: view.Stack(name).GetLastRelease() + 1}
 	for _, host := range c.hosts {
 		switch {
@@ -128,9 +138,14 @@ func (p *Planner) propose(ctx context.Context, c *candidate) (*Proposal, error) 
 		proxies[i] = host.GetName()
 	}
 	c.explain()
-	plan, err := RollingUpdate(Rollout{
+	rollout := Rollout{
 		Title: c.title, Before: c.before, After: c.release, Specs: specs, Proxies: proxies, Lost: c.lost, Leftovers: c.leftovers, Notes: c.notes,
-	})
+		Procedure: c.procedure, Stopped: c.stopped, Delay: c.delay,
+	}
+	if c.drain != nil {
+		rollout.Drain, rollout.Cut, rollout.Deadline = c.drain.host, c.drain.lost, c.drain.deadline
+	}
+	plan, err := RollingUpdate(rollout)
 	if err != nil {
 		return nil, rpcerr.New(codes.InvalidArgument, coordinatorv1.ErrorReason_ERROR_REASON_STACK_INVALID, "%s", err)
 	}
@@ -140,10 +155,8 @@ func (p *Planner) propose(ctx context.Context, c *candidate) (*Proposal, error) 
 // checkStack refuses what cannot be planned at all now.
 func (p *Planner) checkStack(_ context.Context, c *candidate) error {
 	name := c.release.GetStack()
-	if lock := c.view.Lock("stack/" + name); lock != nil {
-		return rpcerr.New(codes.FailedPrecondition, coordinatorv1.ErrorReason_ERROR_REASON_LOCK_HELD,
-			"run %s (%s) changes stack %s since %s: wait for it with `musterctl run watch %s`, or cancel it",
-			lock.GetRunId(), lock.GetReason(), name, lock.GetTakenAt().AsTime().Format(time.RFC3339), lock.GetRunId())
+	if err := checkLock(c.view, name); err != nil && !c.drain.later() {
+		return err
 	}
 	if len(c.upHosts()) == 0 {
 		return rpcerr.New(codes.FailedPrecondition, coordinatorv1.ErrorReason_ERROR_REASON_HOST_DOWN,
@@ -167,6 +180,17 @@ func (p *Planner) checkStack(_ context.Context, c *candidate) error {
 		}
 	}
 	return nil
+}
+
+// checkLock refuses to plan for a stack that a run changes.
+func checkLock(view *state.View, name string) error {
+	lock := view.Lock("stack/" + name)
+	if lock == nil {
+		return nil
+	}
+	return rpcerr.New(codes.FailedPrecondition, coordinatorv1.ErrorReason_ERROR_REASON_LOCK_HELD,
+		"run %s (%s) changes stack %s since %s: wait for it with `musterctl run watch %s`, or cancel it",
+		lock.GetRunId(), lock.GetReason(), name, lock.GetTakenAt().AsTime().Format(time.RFC3339), lock.GetRunId())
 }
 
 func (c *candidate) upHosts() []string {
@@ -231,24 +255,56 @@ func (p *Planner) place(_ context.Context, c *candidate) error {
 	}
 	var others []stack.Use
 	for _, other := range c.view.Stacks() {
+		release := c.view.CurrentRelease(other.GetName())
+		if next := c.planned[other.GetName()]; next != nil {
+			release = next
+		}
 		if other.GetName() != c.release.GetStack() {
-			others = append(others, stack.Uses(c.view.CurrentRelease(other.GetName()))...)
+			others = append(others, stack.Uses(release)...)
 		}
 	}
 	assignments, err := stack.Place(stack.PlaceRequest{
 		Stack: c.release.GetStack(), Release: c.release.GetNumber(), Services: c.release.GetServices(), Hosts: c.hosts,
-		Before: c.before.GetServices(), Current: c.before.GetAssignments(), Lost: c.lost, Others: others, Proxies: proxies,
+		Before: c.before.GetServices(), Current: c.before.GetAssignments(), Lost: c.replaced(), Others: others, Proxies: proxies,
+		Drain: c.drain.from(), DownStays: c.drain != nil,
 	})
 	if err != nil {
 		return err
 	}
 	c.release.Assignments = assignments
+	c.settleStopped()
 	c.links, err = stack.Link(stack.LinkRequest{Services: c.release.GetServices(), Assignments: assignments, Proxies: proxies})
+	if err != nil && c.drain != nil {
+		return &stack.StuckError{Stuck: []stack.Stuck{{Instance: c.release.GetStack(), Why: rpcerr.Message(err)}}}
+	}
 	if err != nil {
 		return err
 	}
 	c.warnings = append(slices.Clone(c.warnings), c.links.Warnings...)
 	return nil
+}
+
+// replaced are the current containers whose instances get new ones whether or not their services change.
+func (c *candidate) replaced() map[string]bool {
+	all := maps.Clone(c.lost)
+	maps.Copy(all, c.renew)
+	return all
+}
+
+// settleStopped treats stopped containers that the new release has no use for like lost ones: nothing serves there, and they are removed.
+func (c *candidate) settleStopped() {
+	kept := map[string]bool{}
+	for _, a := range c.release.GetAssignments() {
+		kept[a.GetContainer()] = true
+	}
+	for _, a := range c.before.GetAssignments() {
+		if name := a.GetContainer(); c.stopped[name] && !kept[name] {
+			delete(c.stopped, name)
+			c.lost[name] = true
+			c.leftovers = append(c.leftovers, Leftover{Host: a.GetHost(), Container: name})
+		}
+	}
+	sortLeftovers(c.leftovers)
 }
 
 // specs returns the specs of the containers that this release creates, by their names.
@@ -268,6 +324,10 @@ func (c *candidate) specs() map[string]*agentv1.ContainerSpec {
 
 // explain adds the notes that the operator should see before the start.
 func (c *candidate) explain() {
+	if c.drain != nil {
+		c.explainDrain()
+		return
+	}
 	created := map[string]bool{}
 	for _, a := range c.release.GetAssignments() {
 		created[a.GetService()] = created[a.GetService()] || a.GetRelease() == c.release.GetNumber()
@@ -285,6 +345,9 @@ func (c *candidate) explain() {
 	}
 	for name := range c.lost {
 		c.notes = append(c.notes, fmt.Sprintf("container %s does not run any more: its instance gets a new one", name))
+	}
+	for name := range c.stopped {
+		c.notes = append(c.notes, fmt.Sprintf("container %s is stopped: it is started again", name))
 	}
 	slices.Sort(c.notes)
 }

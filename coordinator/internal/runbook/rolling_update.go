@@ -36,10 +36,22 @@ type Rollout struct {
 	Proxies []string
 	// Lost are containers of Before that do not run any more, by their names.
 	Lost map[string]bool
+	// Stopped are containers of both releases that rest on their hosts: they are started again.
+	Stopped map[string]bool
+	// Delay between waves, instead of that of the services' updates; 0 for theirs.
+	Delay time.Duration
 	// Leftovers are containers on their hosts that no release accounts for: they are removed at the end.
 	Leftovers []Leftover
 	// Notes for the operator.
 	Notes []string
+	// Procedure that makes the plan; empty means "rolling-update".
+	Procedure string
+	// Drain is the host that the instances leave; empty for none.
+	Drain string
+	// Cut says that the drained host does not answer: nothing is done there, and its containers are given up.
+	Cut bool
+	// Deadline of a drain, after which it stops and asks.
+	Deadline time.Duration
 }
 
 // Leftover is a container that an earlier run left on a host.
@@ -51,7 +63,8 @@ type unit struct {
 	service  *coordinatorv1.Service // as released after; for a slot that goes, as released before
 	previous *coordinatorv1.Service // as released before; nil for a new slot
 	from, to *coordinatorv1.Assignment
-	lost     bool // the old container does not run any more: only its route is left
+	lost     bool // the old container does not run any more, or its host does not answer: only its route is left
+	rests    bool // the container stays and is stopped: it is started again
 }
 
 // rollout is a Rollout while its plan is made.
@@ -68,7 +81,7 @@ type rollout struct {
 func RollingUpdate(r Rollout) (*coordinatorv1.Plan, error) {
 	name := r.After.GetStack()
 	b := &rollout{Rollout: r, ready: map[string][]string{}, plan: &coordinatorv1.Plan{
-		Procedure: "rolling-update", Title: r.Title, Stack: name, Locks: []string{"stack/" + name}, Notes: r.Notes,
+		Procedure: cmp.Or(r.Procedure, "rolling-update"), Title: r.Title, Stack: name, Locks: []string{"stack/" + name}, Notes: r.Notes,
 		ActivateRelease: r.After.GetNumber(), Changes: stack.Diff(r.Before, r.After),
 	}}
 	order, err := dependencyOrder(r.After.GetServices())
@@ -83,6 +96,9 @@ func RollingUpdate(r Rollout) (*coordinatorv1.Plan, error) {
 	b.removeInstances(units)
 	b.removeLeftovers()
 	b.plan.MaxDuration = durationpb.New(b.patience(order, units))
+	if r.Drain != "" {
+		b.drainTerms()
+	}
 	if err := Seal(b.plan); err != nil {
 		return nil, err
 	}
@@ -144,16 +160,19 @@ func (b *rollout) units(order []*coordinatorv1.Service) map[string][]unit {
 		kept[group] = true
 		u := unit{group: group, service: services[to.GetService()], previous: previous[to.GetService()], from: before[group], to: to}
 		if u.from.GetContainer() == to.GetContainer() {
-			continue
+			if !b.Stopped[to.GetContainer()] {
+				continue
+			}
+			u.rests = true
 		}
-		u.lost = u.from != nil && b.Lost[u.from.GetContainer()]
+		u.lost = u.from != nil && b.isLost(u.from)
 		found[to.GetService()] = append(found[to.GetService()], u)
 	}
 	for _, from := range b.Before.GetAssignments() {
 		if group := state.GroupOf(from); !kept[group] {
 			service := previous[from.GetService()]
 			found[from.GetService()] = append(found[from.GetService()], unit{
-				group: group, service: service, previous: service, from: from, lost: b.Lost[from.GetContainer()],
+				group: group, service: service, previous: service, from: from, lost: b.isLost(from),
 			})
 		}
 	}
@@ -177,7 +196,7 @@ func (b *rollout) pullImages(units map[string][]unit) {
 	wanted := map[[2]string]bool{}
 	for _, us := range units {
 		for _, u := range us {
-			if u.to != nil {
+			if u.to != nil && !u.rests {
 				wanted[[2]string{u.to.GetHost(), b.Specs[u.to.GetContainer()].GetImage()}] = true
 			}
 		}
@@ -232,6 +251,10 @@ func (b *rollout) replaceInstances(service *coordinatorv1.Service, units []unit)
 			continue
 		}
 		budget.Groups = append(budget.Groups, u.group)
+		if u.rests {
+			b.startAgain(u, before)
+			continue
+		}
 		if u.from == nil || u.lost {
 			b.startFirst(u, place{create: b.pullOf(u), start: before})
 			continue
@@ -242,11 +265,7 @@ func (b *rollout) replaceInstances(service *coordinatorv1.Service, units []unit)
 		b.plan.Budgets = append(b.plan.Budgets, budget)
 	}
 	stopFirst := service.GetUpdate().GetOrder() == "stop-first"
-	parallelism := int(service.GetUpdate().GetParallelism())
-	if parallelism == 0 || parallelism > len(replaced) {
-		parallelism = len(replaced)
-	}
-	wave := admission{parallelism: parallelism, delay: service.GetUpdate().GetDelay().AsDuration()}
+	wave := admission{parallelism: b.parallelism(service.GetName(), len(replaced)), delay: cmp.Or(b.Delay, service.GetUpdate().GetDelay().AsDuration())}
 	for i, u := range replaced {
 		at := wave.at(i)
 		at.start = append(at.start, before...)
@@ -254,7 +273,7 @@ func (b *rollout) replaceInstances(service *coordinatorv1.Service, units []unit)
 			at.create = b.allPulls()
 		}
 		var ends ends
-		if stopFirst {
+		if stopFirst && !b.movesStartFirst(u) {
 			ends = b.stopFirst(u, at)
 		} else {
 			ends = b.startFirst(u, at)
@@ -293,16 +312,7 @@ func (b *rollout) stopFirst(u unit, at place) ends {
 	created := b.create(u, at.create)
 	unrouted := b.route(u, "unroute", append([]string{created}, at.start...), "", upstream(u.previous, u.from))
 	stopped := b.stop(u, b.drain(u, unrouted))
-	if at.delay > 0 {
-		// The delay comes before the first thing that anybody notices.
-		first := []string{stopped}
-		if upstream(u.previous, u.from) != "" && len(b.Proxies) > 0 {
-			first = unrouted
-		}
-		for _, id := range first {
-			b.step(id).Delay = durationpb.New(at.delay)
-		}
-	}
+	b.delayFirst(u, unrouted, stopped, at.delay)
 	started := b.start(u, []string{stopped}, 0)
 	ready := b.awaitReady(u, started)
 	routed := b.route(u, "route", []string{ready}, upstream(u.service, u.to), "")
@@ -312,7 +322,29 @@ func (b *rollout) stopFirst(u unit, at place) ends {
 	return ends{started: started, serves: routed, gone: routed}
 }
 
-// removeInstances plans the slots that go, after everything that comes.
+// startAgain plans one slot whose container is there and does not run.
+func (b *rollout) startAgain(u unit, after []string) {
+	ready := b.awaitReady(u, b.start(u, after, 0))
+	routed := b.route(u, "route", []string{ready}, upstream(u.service, u.to), "")
+	b.watch(u, ready)
+	b.ready[u.to.GetService()] = append(b.ready[u.to.GetService()], routed...)
+}
+
+// delayFirst puts the delay of a wave before the first thing that anybody notices of an instance that goes.
+func (b *rollout) delayFirst(u unit, unrouted []string, stopped string, delay time.Duration) {
+	if delay <= 0 {
+		return
+	}
+	first := []string{stopped}
+	if upstream(u.previous, u.from) != "" && len(b.Proxies) > 0 {
+		first = unrouted
+	}
+	for _, id := range first {
+		b.step(id).Delay = durationpb.New(delay)
+	}
+}
+
+// removeInstances plans the slots that go, after everything that comes, in waves like those of an update.
 func (b *rollout) removeInstances(units map[string][]unit) {
 	var all []string
 	for _, steps := range b.ready {
@@ -325,22 +357,42 @@ func (b *rollout) removeInstances(units map[string][]unit) {
 	slices.Sort(names)
 	for _, name := range names {
 		var budget *coordinatorv1.FailureBudget
+		var going []unit
 		for _, u := range units[name] {
-			if u.to != nil {
-				continue
+			if u.to == nil {
+				going = append(going, u)
 			}
+		}
+		wave := admission{parallelism: b.parallelism(name, len(going))}
+		for i, u := range going {
 			if budget == nil {
 				budget = &coordinatorv1.FailureBudget{Name: name + " removal", FailureAction: coordinatorv1.FailureAction_FAILURE_ACTION_ROLLBACK}
 				b.plan.Budgets = append(b.plan.Budgets, budget)
 			}
 			budget.Groups = append(budget.Groups, u.group)
-			unrouted := b.route(u, "unroute", slices.Clone(all), "", upstream(u.previous, u.from))
+			unrouted := b.route(u, "unroute", append(wave.at(i).start, all...), "", upstream(u.previous, u.from))
+			gone := unrouted
 			if !u.lost {
-				b.stop(u, b.drain(u, unrouted))
+				gone = []string{b.stop(u, b.drain(u, unrouted))}
 				b.remove(u)
+			}
+			wave.record(ends{serves: gone, gone: gone})
+		}
+	}
+}
+
+// parallelism of a service's update, at most n; that of a service which goes is its former one.
+func (b *rollout) parallelism(name string, n int) int {
+	for _, services := range [][]*coordinatorv1.Service{b.After.GetServices(), b.Before.GetServices()} {
+		for _, service := range services {
+			if p := int(service.GetUpdate().GetParallelism()); service.GetName() == name && p > 0 {
+				return min(p, n)
+			} else if service.GetName() == name {
+				return n
 			}
 		}
 	}
+	return n
 }
 
 // removeLeftovers plans the removal of what earlier runs left behind.
@@ -360,7 +412,7 @@ func (b *rollout) patience(services []*coordinatorv1.Service, units map[string][
 	for _, service := range services {
 		parallelism := max(1, int(service.GetUpdate().GetParallelism()))
 		waves := (len(units[service.GetName()]) + parallelism - 1) / parallelism
-		total += time.Duration(waves)*(service.GetUpdate().GetDelay().AsDuration()+waveTime) + service.GetUpdate().GetMonitor().AsDuration()
+		total += time.Duration(waves)*(cmp.Or(b.Delay, service.GetUpdate().GetDelay().AsDuration())+waveTime) + service.GetUpdate().GetMonitor().AsDuration()
 	}
 	return total
 }

@@ -12,15 +12,17 @@ import (
 // choose picks the best host for an instance among candidates, or says why there is none.
 func (p *placer) choose(in *instance, candidates []*room) (*room, error) {
 	s := in.service
+	pinned := p.pinned[s.GetName()]
+	if pinned != nil && p.closed(pinned) != "" {
+		return nil, p.pinnedError(s, pinned)
+	}
 	eligible, err := p.eligible(s, candidates)
 	if err != nil {
 		return nil, err
 	}
-	if pinned := p.pinned[s.GetName()]; pinned != nil {
+	if pinned != nil {
 		if !slices.Contains(eligible, pinned) {
-			return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_PLACEMENT,
-				"service %s has data on host %s (%s), where it may not be (%s): moving data is a procedure of its own, not a side effect of placement",
-				s.GetName(), pinned.name(), s.GetPinned(), strings.Join(append(unmet(s, pinned.host), pinnedState(pinned)...), ", "))
+			return nil, p.pinnedError(s, pinned)
 		}
 		eligible = []*room{pinned}
 	}
@@ -28,7 +30,7 @@ func (p *placer) choose(in *instance, candidates []*room) (*room, error) {
 	if len(bounded) == 0 {
 		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_PLACEMENT,
 			"service %s: no host for instance %d: %s may have %d at most on each of %s; add hosts, or raise deploy.placement.max_replicas_per_node",
-			s.GetName(), in.slot, s.GetName(), s.GetPlacement().GetMaxReplicasPerHost(), hostNames(eligible))
+			s.GetName(), in.slot, s.GetName(), s.GetPlacement().GetMaxReplicasPerHost(), hostNames(eligible)+p.alsoClosed(s))
 	}
 	var fitting []*room
 	var taken, lacking []string
@@ -51,26 +53,42 @@ func (p *placer) choose(in *instance, candidates []*room) (*room, error) {
 		}), nil
 	case len(lacking) > 0:
 		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_NO_CAPACITY, "service %s needs %s for instance %d: %s",
-			s.GetName(), n, in.slot, strings.Join(append(lacking, taken...), ", "))
+			s.GetName(), n, in.slot, strings.Join(append(lacking, taken...), ", ")+p.alsoClosed(s))
 	default:
 		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_PORT_TAKEN, "service %s, instance %d: %s; %s",
-			s.GetName(), in.slot, strings.Join(taken, ", "), portAdvice(s))
+			s.GetName(), in.slot, strings.Join(taken, ", ")+p.alsoClosed(s), portAdvice(s))
 	}
 }
 
-// eligible returns the candidates that satisfy the constraints of a service and are up.
+// pinnedError says that the host with the data of a service cannot take an instance.
+func (p *placer) pinnedError(s *coordinatorv1.Service, pinned *room) error {
+	why := append(unmet(s, pinned.host), pinnedState(pinned)...)
+	if closed := p.closed(pinned); closed != "" {
+		why = append(why, closed)
+	}
+	return refuse(coordinatorv1.ErrorReason_ERROR_REASON_PLACEMENT,
+		"service %s has data on host %s (%s), where it may not be (%s): moving data is a procedure of its own, not a side effect of placement",
+		s.GetName(), pinned.name(), s.GetPinned(), strings.Join(why, ", "))
+}
+
+// eligible returns the candidates that satisfy the constraints of a service, are up and take new instances.
 func (p *placer) eligible(s *coordinatorv1.Service, candidates []*room) ([]*room, error) {
 	if len(candidates) == 0 {
 		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_PLACEMENT,
 			"service %s has no host to run on: let one join (musterctl host token, muster-agent join)", s.GetName())
 	}
 	var matching, up []*room
+	var closed []string
 	for _, r := range candidates {
-		if len(unmet(s, r.host)) == 0 {
-			matching = append(matching, r)
-			if r.up() {
-				up = append(up, r)
-			}
+		if len(unmet(s, r.host)) > 0 {
+			continue
+		}
+		matching = append(matching, r)
+		switch why := p.closed(r); {
+		case why != "":
+			closed = append(closed, why)
+		case r.up():
+			up = append(up, r)
 		}
 	}
 	if len(matching) == 0 {
@@ -80,7 +98,13 @@ func (p *placer) eligible(s *coordinatorv1.Service, candidates []*room) ([]*room
 	if len(up) == 0 {
 		var why []string
 		for _, r := range matching {
-			why = append(why, r.down())
+			if p.closed(r) == "" {
+				why = append(why, r.down())
+			}
+		}
+		if len(closed) > 0 {
+			return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_PLACEMENT, "service %s: no host that it may run on takes new instances: %s",
+				s.GetName(), strings.Join(append(closed, why...), ", "))
 		}
 		return nil, refuse(coordinatorv1.ErrorReason_ERROR_REASON_HOST_DOWN, "service %s has no host that is up: %s", s.GetName(), strings.Join(why, ", "))
 	}

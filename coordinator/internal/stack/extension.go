@@ -35,12 +35,19 @@ const extensionKey = "x-muster"
 //	  drain_limit: 30s         # wait for requests in flight
 //	  shared: [./models]       # paths or volumes that are the same on every host, and so pin nothing
 //	  job: true                # runs once per release and must exit with 0
+//	  reload: SIGUSR1          # what "musterctl service reload" sends; default SIGHUP
+//	  on_host_lost: replace    # start instances elsewhere when their host does not answer; default ask
+//	  replace_after: 5m        # how long the host must not answer before that
 type extension struct {
 	Gate       *gateExtension  `key:"gate"`
 	Route      *routeExtension `key:"route"`
 	DrainLimit period          `key:"drain_limit"`
 	Shared     []string        `key:"shared"`
 	Job        bool            `key:"job"`
+	Reload     string          `key:"reload"`
+
+	OnHostLost   string `key:"on_host_lost"`
+	ReplaceAfter period `key:"replace_after"`
 }
 
 // gateExtension is x-muster: gate.
@@ -119,6 +126,18 @@ func (m *mapper) route(s types.ServiceConfig, ext extension) *coordinatorv1.Serv
 		m.refuse(s.Name, key, "a service without a network serves nobody")
 	}
 	return &coordinatorv1.ServiceRoute{Hosts: slices.Sorted(slices.Values(r.Hosts)), PathPrefix: r.PathPrefix, Port: r.Port}
+}
+
+// reload maps x-muster: reload.
+func (m *mapper) reload(s types.ServiceConfig, ext extension) string {
+	if ext.Reload == "" {
+		return ""
+	}
+	signal, err := Signal(ext.Reload)
+	if err != nil {
+		m.refuse(s.Name, extensionKey+".reload", "%s", err)
+	}
+	return signal
 }
 
 // decodeProblem is one thing that is wrong in x-muster, and where.

@@ -32,6 +32,10 @@ type PlaceRequest struct {
 	Others []Use
 	// Proxies is the address of the proxy that leads to a routed service, by the service's name: see LinkRequest.
 	Proxies map[string]string
+	// Drain is a host whose instances leave; empty for none. Global services end there; all others are placed elsewhere.
+	Drain string
+	// DownStays leaves instances on other hosts that are down as they are, as long as they need no new container.
+	DownStays bool
 }
 
 // Use is one instance of another stack and what it takes from its host.
@@ -58,7 +62,7 @@ func Uses(r *coordinatorv1.Release) []Use {
 // needs no new container keeps its container, its ports and its release. A replaced instance's dynamic ports differ from those of
 // the container it replaces, so that both can run. The result is in order of service and slot.
 //
-// Errors: PLACEMENT, NO_CAPACITY, PORT_TAKEN, HOST_DOWN, all FAILED_PRECONDITION.
+// Errors: PLACEMENT, NO_CAPACITY, PORT_TAKEN, HOST_DOWN, all FAILED_PRECONDITION; with Drain a StuckError for instances that cannot leave.
 func Place(req PlaceRequest) ([]*coordinatorv1.Assignment, error) {
 	p := newPlacer(req)
 	if err := p.pinGroups(); err != nil {
@@ -100,6 +104,8 @@ type placer struct {
 	pinned map[string]*room
 	// ports of everything that runs after the change.
 	ports portTable
+	// stuck are instances that cannot leave the host that is drained.
+	stuck []Stuck
 }
 
 // newPlacer takes stock: what hosts have, what others use, which slots are wanted.
@@ -156,7 +162,7 @@ func (p *placer) slots(s *coordinatorv1.Service, current []*coordinatorv1.Assign
 	at := map[string]*coordinatorv1.Assignment{}
 	for _, a := range current {
 		r := p.room(a.GetHost())
-		if r != nil && at[a.GetHost()] == nil && len(unmet(s, r.host)) == 0 {
+		if r != nil && !p.drained(r) && at[a.GetHost()] == nil && len(unmet(s, r.host)) == 0 {
 			at[a.GetHost()] = a
 			used[a.GetSlot()] = true
 		}
@@ -170,7 +176,7 @@ func (p *placer) slots(s *coordinatorv1.Service, current []*coordinatorv1.Assign
 			out = append(out, &instance{service: s, slot: a.GetSlot(), current: a})
 			continue
 		}
-		if !r.up() { // a host that is down gets its instance with the first release after it is back.
+		if !r.up() || p.closed(r) != "" { // a host gets its instance with the first release after it is back, or open again.
 			continue
 		}
 		for used[next] {
@@ -190,14 +196,14 @@ func (p *placer) keep() error {
 			continue
 		}
 		r := p.room(in.current.GetHost())
-		if r == nil {
+		if r == nil || p.drained(r) {
 			continue
 		}
-		if !r.up() {
-			return refuse(coordinatorv1.ErrorReason_ERROR_REASON_HOST_DOWN,
-				"instance %d of service %s is on host %s, and %s: bring the host back, or take it out of the fleet", in.slot, in.service.GetName(), r.name(), r.down())
+		moves := Replace(p.before[in.service.GetName()], in.service) || !p.allowed(in.service, r) || p.req.Lost[in.current.GetContainer()]
+		if !r.up() && (moves || !p.req.DownStays) {
+			return onDownHost(in, r)
 		}
-		if Replace(p.before[in.service.GetName()], in.service) || !p.allowed(in.service, r) || p.req.Lost[in.current.GetContainer()] {
+		if moves {
 			continue
 		}
 		in.kept = true
@@ -215,7 +221,7 @@ func (p *placer) replaceInPlace() error {
 			continue
 		}
 		r := p.room(in.current.GetHost())
-		if r == nil || !p.allowed(in.service, r) {
+		if r == nil || !p.stays(in, r) || !p.allowed(in.service, r) {
 			continue
 		}
 		if r.lacks(needOf(in.service.GetTemplate().GetResources())) == "" && p.ports.taken(r, in.service) == "" {
@@ -239,13 +245,17 @@ func (p *placer) placeNew() error {
 			candidates = []*room{in.room}
 		}
 		r, err := p.choose(in, candidates)
+		if err != nil && p.leaves(in) {
+			p.stuck = append(p.stuck, stuck(in, err))
+			continue
+		}
 		if err != nil {
 			return err
 		}
 		p.settle(in, r)
 		p.takeFixed(in)
 	}
-	return nil
+	return p.stuckError()
 }
 
 // choice ranks how much choice of hosts an instance has.
@@ -321,10 +331,13 @@ func (p *placer) bindPorts() error {
 			continue
 		}
 		if err := p.bind(in, busy); err != nil {
-			return err
+			if !p.leaves(in) {
+				return err
+			}
+			p.stuck = append(p.stuck, stuck(in, err))
 		}
 	}
-	return nil
+	return p.stuckError()
 }
 
 // bind fills in the ports of one assignment.
@@ -358,6 +371,9 @@ func (p *placer) relink() error {
 	for _, in := range p.instances {
 		name, host := in.service.GetName(), in.room.name()
 		if in.kept && !slices.Equal(before.ExtraHosts(name, host), after.ExtraHosts(name, host)) {
+			if !in.room.up() {
+				return onDownHost(in, in.room)
+			}
 			in.kept, in.assignment = false, nil
 			p.settle(in, in.room)
 			moved = append(moved, in)

@@ -128,6 +128,8 @@ func (m *mapper) service(s types.ServiceConfig) *coordinatorv1.Service {
 	if ext.DrainLimit != 0 {
 		out.DrainLimit = durationpb.New(time.Duration(ext.DrainLimit))
 	}
+	m.hostLost(s, out, ext)
+	out.ReloadSignal = m.reload(s, ext)
 	m.gate(s, out, ext)
 	m.policies(s, out)
 	return out

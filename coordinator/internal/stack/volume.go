@@ -176,9 +176,9 @@ func (m *mapper) exclusive(s *coordinatorv1.Service, data []*agentv1.Mount) stri
 			continue
 		}
 		if mount.GetType() == "volume" {
-			return "one instance writes to volume " + mount.GetSource()
+			return writesAlone + "volume " + mount.GetSource()
 		}
-		return "one instance writes to " + m.rel(mount.GetSource())
+		return writesAlone + m.rel(mount.GetSource())
 	}
 	return ""
 }
