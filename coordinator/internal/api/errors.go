@@ -53,9 +53,12 @@ func refusalCode(reason coordinatorv1.ErrorReason) codes.Code {
 	switch reason {
 	case coordinatorv1.ErrorReason_ERROR_REASON_RUN_NOT_FOUND, coordinatorv1.ErrorReason_ERROR_REASON_HOST_NOT_FOUND,
 		coordinatorv1.ErrorReason_ERROR_REASON_STACK_NOT_FOUND, coordinatorv1.ErrorReason_ERROR_REASON_RELEASE_NOT_FOUND,
-		coordinatorv1.ErrorReason_ERROR_REASON_IMAGE_NOT_FOUND, coordinatorv1.ErrorReason_ERROR_REASON_SECRET_NOT_FOUND:
+		coordinatorv1.ErrorReason_ERROR_REASON_IMAGE_NOT_FOUND, coordinatorv1.ErrorReason_ERROR_REASON_SECRET_NOT_FOUND,
+		coordinatorv1.ErrorReason_ERROR_REASON_SERVICE_NOT_FOUND, coordinatorv1.ErrorReason_ERROR_REASON_PROCEDURE_NOT_FOUND,
+		coordinatorv1.ErrorReason_ERROR_REASON_PEER_NOT_FOUND:
 		return codes.NotFound
-	case coordinatorv1.ErrorReason_ERROR_REASON_INVALID, coordinatorv1.ErrorReason_ERROR_REASON_STACK_INVALID:
+	case coordinatorv1.ErrorReason_ERROR_REASON_INVALID, coordinatorv1.ErrorReason_ERROR_REASON_STACK_INVALID,
+		coordinatorv1.ErrorReason_ERROR_REASON_PROCEDURE_INVALID:
 		return codes.InvalidArgument
 	case coordinatorv1.ErrorReason_ERROR_REASON_CONFLICT:
 		return codes.Aborted

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/spheroseg/muster/coordinator/internal/state"
+	"github.com/spheroseg/muster/internal/grpcserver"
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 	raftv1 "github.com/spheroseg/muster/proto/gen/muster/raft/v1"
 )
@@ -48,7 +49,8 @@ func (s *RunServer) ListRuns(ctx context.Context, req *coordinatorv1.ListRunsReq
 	slices.Reverse(runs)
 	response := &coordinatorv1.ListRunsResponse{}
 	for _, run := range runs {
-		if before > 0 && run.GetFence() >= before || req.GetStack() != "" && run.GetStack() != req.GetStack() || req.GetActive() && state.Terminal(run.GetState()) {
+		if before > 0 && run.GetFence() >= before || req.GetStack() != "" && run.GetStack() != req.GetStack() || req.GetActive() && state.Terminal(run.GetState()) ||
+			req.GetProcedure() != "" && run.GetProcedure() != req.GetProcedure() {
 			continue
 		}
 		if len(response.Runs) == size {
@@ -163,4 +165,49 @@ func (s *RunServer) control(ctx context.Context, req controlRequest, control raf
 		Op:        &raftv1.Command_ControlRun{ControlRun: &raftv1.ControlRun{RunId: req.GetRunId(), Control: control, Reason: req.GetReason()}},
 	})
 	return result.GetRun(), err
+}
+
+// DecideStep answers a step that asks for approval.
+func (s *RunServer) DecideStep(ctx context.Context, req *coordinatorv1.DecideStepRequest) (*coordinatorv1.DecideStepResponse, error) {
+	if err := checkRequest(req.GetRequestId(), req.GetReason(), true); err != nil {
+		return nil, err
+	}
+	caller, _ := grpcserver.CallerFrom(ctx)
+	result, err := s.propose(ctx, &raftv1.Command{
+		RequestId: req.GetRequestId(),
+		Op: &raftv1.Command_DecideStep{DecideStep: &raftv1.DecideStep{
+			RunId: req.GetRunId(), StepId: req.GetStepId(), PlanHash: req.GetPlanHash(), Approve: req.GetApprove(), Reason: req.GetReason(), Role: caller.ID.Role,
+		}},
+	})
+	return &coordinatorv1.DecideStepResponse{Run: result.GetRun()}, err
+}
+
+// ResolveStep says what became of an operation whose outcome was lost.
+func (s *RunServer) ResolveStep(ctx context.Context, req *coordinatorv1.ResolveStepRequest) (*coordinatorv1.ResolveStepResponse, error) {
+	if err := checkRequest(req.GetRequestId(), req.GetReason(), true); err != nil {
+		return nil, err
+	}
+	result, err := s.propose(ctx, &raftv1.Command{
+		RequestId: req.GetRequestId(),
+		Op: &raftv1.Command_ResolveStep{ResolveStep: &raftv1.ResolveStep{
+			RunId: req.GetRunId(), StepId: req.GetStepId(), Resolution: req.GetResolution(), Reason: req.GetReason(),
+		}},
+	})
+	return &coordinatorv1.ResolveStepResponse{Run: result.GetRun()}, err
+}
+
+// ListLocks returns the locks that runs hold.
+func (s *RunServer) ListLocks(ctx context.Context, req *coordinatorv1.ListLocksRequest) (*coordinatorv1.ListLocksResponse, error) {
+	view, err := s.read(ctx, req.GetStale())
+	if err != nil {
+		return nil, err
+	}
+	response := &coordinatorv1.ListLocksResponse{}
+	for _, lock := range view.Locks() {
+		response.Locks = append(response.Locks, &coordinatorv1.HeldLock{
+			Name: lock.GetName(), RunId: lock.GetRunId(), Fence: lock.GetFence(), TakenAt: lock.GetTakenAt(), Reason: lock.GetReason(),
+			Owner: view.Run(lock.GetRunId()).GetCreatedBy(),
+		})
+	}
+	return response, nil
 }

@@ -16,7 +16,9 @@ import (
 
 func (a *app) runCommand() *cobra.Command {
 	return a.noun("run", "Show, watch and control runs",
-		a.runListCommand(), a.runShowCommand(), a.runWatchCommand(), a.runCancelCommand(), a.runPauseCommand(), a.runResumeCommand())
+		a.runListCommand(), a.runShowCommand(), a.runWatchCommand(), a.runCancelCommand(), a.runPauseCommand(), a.runResumeCommand(),
+		a.runDecideCommand("approve", "Say yes to a run that asks for approval", true),
+		a.runDecideCommand("reject", "Say no to a run that asks for approval", false), a.runResolveCommand())
 }
 
 // runID takes run/r-1f4 as well as r-1f4.
@@ -60,6 +62,7 @@ func (a *app) runListCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&request.Stack, "stack", "", "only runs of this stack")
+	cmd.Flags().StringVar(&request.Procedure, "procedure", "", "only runs of this procedure, like rolling-update")
 	cmd.Flags().BoolVar(&request.Active, "active", false, "only runs that have not ended")
 	cmd.Flags().Uint32Var(&limit, "limit", limit, "how many to list")
 	_ = cmd.RegisterFlagCompletionFunc("stack", a.completeStacks)
@@ -266,7 +269,9 @@ func (a *app) control(ctx context.Context, c *change, how control) error {
 	r, err := how.call(limited, runs, request)
 	if err != nil {
 		show := "musterctl run show " + how.id
-		return a.fail(how.what, err, map[string]string{"RUN_FINISHED": show, "RUN_NOT_RUNNING": show, "RUN_NOT_PAUSED": show})
+		return a.fail(how.what, err, map[string]string{
+			"RUN_FINISHED": show, "RUN_NOT_RUNNING": show, "RUN_NOT_PAUSED": show, "STEP_NOT_ASKING": show, "PLAN_CHANGED": show,
+		})
 	}
 	if !how.follow || c.detach {
 		return a.printRun(r, "run/"+r.GetId()+" is "+output.Word(r.GetState(), "RUN_STATE_"))

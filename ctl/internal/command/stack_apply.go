@@ -18,6 +18,8 @@ import (
 type sourceFlags struct {
 	source.Options
 	noGate bool
+	// supersede takes back the run that changes the stack now.
+	supersede bool
 }
 
 func (s *sourceFlags) add(cmd *cobra.Command) {
@@ -63,6 +65,7 @@ The run is followed until it ends. Ctrl-C leaves it: the run goes on without thi
 	}
 	s.add(cmd)
 	c.planFlags(cmd)
+	cmd.Flags().BoolVar(&s.supersede, "supersede", false, "take back the run that changes the stack now, if there is one, and then apply")
 	return cmd
 }
 
@@ -103,6 +106,9 @@ func (a *app) applyStack(ctx context.Context, c *change, s *sourceFlags) error {
 	}
 	stacks := coordinatorv1.NewStackServiceClient(a.client)
 	what := "the stack was not applied"
+	if s.supersede && !c.dryRun {
+		return a.supersede(ctx, c, &coordinatorv1.ApplyStackRequest{Source: src, NoGate: s.noGate})
+	}
 	return a.carryOut(ctx, c, carriage{
 		name: first(src.GetName(), "the stack"),
 		plan: func(ctx context.Context, dryRun bool, hash string) (planned, error) {
@@ -112,6 +118,42 @@ func (a *app) applyStack(ctx context.Context, c *change, s *sourceFlags) error {
 			return planned{answer.GetPlan(), answer.GetRun(), answer.GetWarnings()}, a.fail(what, err, nil)
 		},
 	})
+}
+
+// supersede takes back the run that changes the stack now, waits for its end, and starts the new one.
+func (a *app) supersede(ctx context.Context, c *change, request *coordinatorv1.ApplyStackRequest) error {
+	if err := a.confirm(ctx, c, "take back the run that changes the stack now, if there is one, and apply this"); err != nil {
+		return err
+	}
+	var err error
+	if request.RequestId, err = a.request(c); err != nil {
+		return err
+	}
+	request.Supersede, request.PlanHash, request.Reason = true, c.planHash, c.reason
+	for {
+		limited, cancel := a.call(ctx)
+		answer, err := coordinatorv1.NewStackServiceClient(a.client).ApplyStack(limited, request)
+		cancel()
+		if err != nil {
+			return a.fail("the stack was not applied", err, nil)
+		}
+		before := answer.GetSuperseded()
+		if before == nil {
+			seen := planned{answer.GetPlan(), answer.GetRun(), answer.GetWarnings()}
+			if seen.run == nil {
+				return a.nothingToDo(seen, "stack "+seen.plan.GetStack())
+			}
+			if a.chatty() {
+				writePlan(a.Stderr, seen.plan, seen.warnings, a.verbose || a.format == string(output.FormatWide), a.style(a.Stderr))
+			}
+			return a.started(ctx, seen.run, c)
+		}
+		a.note("run/%s is taken back first", before.GetId())
+		var exit output.Exit
+		if err := a.follow(ctx, followed{run: before, known: true, cancelled: true}); err != nil && (!errors.As(err, &exit) || exit.Code != output.CodeFailed) {
+			return err
+		}
+	}
 }
 
 // carriage is how one kind of plan is carried out.

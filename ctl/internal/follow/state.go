@@ -124,7 +124,7 @@ func rowOf(name string, steps []*coordinatorv1.StepStatus, now time.Time) row {
 	for _, step := range steps {
 		switch step.GetState() {
 		case coordinatorv1.StepState_STEP_STATE_RUNNING, coordinatorv1.StepState_STEP_STATE_UNKNOWN,
-			coordinatorv1.StepState_STEP_STATE_WAITING:
+			coordinatorv1.StepState_STEP_STATE_WAITING, coordinatorv1.StepState_STEP_STATE_ASKING:
 			if active == nil || weight(step) >= weight(active) {
 				active = step
 			}
@@ -156,7 +156,7 @@ func rowOf(name string, steps []*coordinatorv1.StepStatus, now time.Time) row {
 
 func weight(step *coordinatorv1.StepStatus) int {
 	switch step.GetState() {
-	case coordinatorv1.StepState_STEP_STATE_UNKNOWN:
+	case coordinatorv1.StepState_STEP_STATE_UNKNOWN, coordinatorv1.StepState_STEP_STATE_ASKING:
 		return 2
 	case coordinatorv1.StepState_STEP_STATE_RUNNING:
 		return 1
@@ -180,7 +180,7 @@ func short(step *coordinatorv1.StepStatus) string {
 
 func age(step *coordinatorv1.StepStatus, now time.Time) string {
 	switch step.GetState() {
-	case coordinatorv1.StepState_STEP_STATE_RUNNING, coordinatorv1.StepState_STEP_STATE_UNKNOWN:
+	case coordinatorv1.StepState_STEP_STATE_RUNNING, coordinatorv1.StepState_STEP_STATE_UNKNOWN, coordinatorv1.StepState_STEP_STATE_ASKING:
 		return output.Age(step.GetStartedAt(), now)
 	case coordinatorv1.StepState_STEP_STATE_WAITING:
 		if t := step.GetNotBefore(); t != nil && t.AsTime().After(now) {
