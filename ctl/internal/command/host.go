@@ -18,7 +18,9 @@ import (
 )
 
 func (a *app) hostCommand() *cobra.Command {
-	return a.noun("host", "Show hosts and let them join", a.hostListCommand(), a.hostShowCommand(), a.hostTokenCommand())
+	return a.noun("host", "Show hosts, let them join, and empty them", a.hostListCommand(), a.hostShowCommand(), a.hostTokenCommand(),
+		a.hostCordonCommand(), a.hostUncordonCommand("uncordon", "Let new instances come to a host again"),
+		a.hostDrainCommand(), a.hostUncordonCommand("undrain", "Let new instances come to a drained host again"))
 }
 
 func (a *app) hosts() (coordinatorv1.HostServiceClient, error) {
@@ -56,7 +58,7 @@ func (a *app) hostListCommand() *cobra.Command {
 				i := h.GetInventory()
 				d.Items = append(d.Items, h)
 				d.Names = append(d.Names, "host/"+h.GetName())
-				d.Rows = append(d.Rows, []string{h.GetName(), output.Word(h.GetState(), "HOST_STATE_"), output.Age(h.GetStateSince(), a.Now()),
+				d.Rows = append(d.Rows, []string{h.GetName(), hostWord(h), output.Age(h.GetStateSince(), a.Now()),
 					i.GetAddress(), i.GetEngine().GetVersion(), i.GetAgentVersion(), cpus(i.GetNanoCpus()), bytesOf(i.GetMemoryBytes()),
 					fmt.Sprint(i.GetGpus()), i.GetPlatform(), strings.Join(i.GetRouteDrivers(), ","), output.Pairs(h.GetLabels())})
 			}
@@ -95,6 +97,27 @@ func (a *app) hostShowCommand() *cobra.Command {
 	return cmd
 }
 
+// hostWord is the state of a host, and whether new instances may come to it.
+func hostWord(h *coordinatorv1.Host) string {
+	word := output.Word(h.GetState(), "HOST_STATE_")
+	if h.GetCordoned() {
+		word += ",cordoned"
+	}
+	return word
+}
+
+// cordonWord says who keeps new instances away from a host, and why; empty if nobody does.
+func cordonWord(h *coordinatorv1.Host) string {
+	if !h.GetCordoned() {
+		return ""
+	}
+	text := "by " + who(h.GetCordonedBy())
+	if reason := h.GetCordonReason(); reason != "" {
+		text += ": " + reason
+	}
+	return text
+}
+
 func (a *app) writeHost(w io.Writer, h *coordinatorv1.Host) {
 	i := h.GetInventory()
 	engine := i.GetEngine().GetVersion()
@@ -108,6 +131,7 @@ func (a *app) writeHost(w io.Writer, h *coordinatorv1.Host) {
 	writePairs(w, [][2]string{
 		{"host", h.GetName()},
 		{"state", output.Word(h.GetState(), "HOST_STATE_") + " for " + output.Age(h.GetStateSince(), a.Now())},
+		{"cordoned", cordonWord(h)},
 		{"joined", output.Age(h.GetJoinedAt(), a.Now()) + " ago"},
 		{"labels", output.Pairs(h.GetLabels())},
 		{"address", i.GetAddress()}, {"hostname", i.GetHostname()}, {"platform", i.GetPlatform()}, {"kernel", i.GetKernel()},

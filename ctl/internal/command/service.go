@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) serviceCommand() *cobra.Command {
-	return a.noun("service", "Show services and their instances", a.serviceListCommand(), a.servicePsCommand(), a.serviceShowCommand())
+	return a.noun("service", "Show and change services and their instances", a.serviceListCommand(), a.servicePsCommand(), a.serviceShowCommand(), a.serviceScaleCommand())
 }
 
 func (a *app) services(ctx context.Context, stack string) (*coordinatorv1.ListServicesResponse, error) {

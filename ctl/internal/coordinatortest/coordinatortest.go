@@ -163,6 +163,7 @@ type services struct {
 	coordinatorv1.UnimplementedHostServiceServer
 	coordinatorv1.UnimplementedStackServiceServer
 	coordinatorv1.UnimplementedSecretServiceServer
+	coordinatorv1.UnimplementedServiceServiceServer
 }
 
 type runs struct {
@@ -190,6 +191,7 @@ func (n *Node) serve(l net.Listener) {
 	coordinatorv1.RegisterHostServiceServer(server, s)
 	coordinatorv1.RegisterStackServiceServer(server, s)
 	coordinatorv1.RegisterSecretServiceServer(server, s)
+	coordinatorv1.RegisterServiceServiceServer(server, s)
 	coordinatorv1.RegisterRunServiceServer(server, &runs{node: n})
 	n.mu.Lock()
 	n.server, n.served = server, make(chan struct{})
