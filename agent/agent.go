@@ -20,6 +20,7 @@ import (
 	"github.com/spheroseg/muster/agent/internal/container"
 	"github.com/spheroseg/muster/agent/internal/host"
 	"github.com/spheroseg/muster/agent/internal/ledger"
+	"github.com/spheroseg/muster/agent/internal/probe"
 	"github.com/spheroseg/muster/agent/internal/route"
 	"github.com/spheroseg/muster/agent/internal/uplink"
 	"github.com/spheroseg/muster/internal/grpcserver"
@@ -109,7 +110,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	server, err := newServer(credentials.ID(), api.Options{
-		Ledger: operations, Containers: engine, Routes: routes, Host: machine, Logger: o.Logger,
+		Ledger: operations, Containers: engine, Routes: routes, Prober: probe.Prober{}, Host: machine, Logger: o.Logger,
 		Coordinators: newCoordinators(o.DataDir, links, o.Logger),
 	})
 	if err != nil {

@@ -27,6 +27,8 @@ type Options struct {
 	Containers Containers
 	// Routes of the proxy that the host drives; nil if it drives none.
 	Routes Routes
+	// Prober asks others how they are.
+	Prober Prober
 	// Host to watch.
 	Host Host
 	// Coordinators is told where the coordinators are.
@@ -37,12 +39,13 @@ type Options struct {
 
 // Register adds the services to a server.
 func Register(s grpc.ServiceRegistrar, o Options) error {
-	if o.Ledger == nil || o.Containers == nil || o.Host == nil || o.Coordinators == nil || o.Logger == nil {
-		return errors.New("api: Ledger, Containers, Host, Coordinators and Logger are required")
+	if o.Ledger == nil || o.Containers == nil || o.Prober == nil || o.Host == nil || o.Coordinators == nil || o.Logger == nil {
+		return errors.New("api: Ledger, Containers, Prober, Host, Coordinators and Logger are required")
 	}
 	b := base{ledger: o.Ledger, logger: o.Logger.With("component", "api")}
 	agentv1.RegisterContainerServiceServer(s, &containerServer{base: b, containers: o.Containers})
 	agentv1.RegisterRouteServiceServer(s, &routeServer{base: b, routes: o.Routes})
+	agentv1.RegisterProbeServiceServer(s, &probeServer{base: b, prober: o.Prober})
 	agentv1.RegisterHostServiceServer(s, &hostServer{base: b, host: o.Host, coordinators: o.Coordinators})
 	agentv1.RegisterOperationServiceServer(s, &operationServer{base: b})
 	return nil

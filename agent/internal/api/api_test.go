@@ -102,6 +102,29 @@ func (e *engine) Remove(_ context.Context, id, name string, ownRunOnly bool) err
 	return e.call("remove %s %s %t", id, name, ownRunOnly)
 }
 
+func (e *engine) Signal(_ context.Context, name, signal string) error {
+	return e.call("signal %s %s", name, signal)
+}
+
+func (e *engine) RunJob(_ context.Context, id string, spec *agentv1.ContainerSpec) (*agentv1.RunJobResponse, error) {
+	return &agentv1.RunJobResponse{Output: "done"}, e.call("job %s %s", id, spec.GetName())
+}
+
+func (e *engine) Inspect(_ context.Context, name string) (*agentv1.InspectContainerResponse, error) {
+	return &agentv1.InspectContainerResponse{State: "gone"}, e.call("inspect %s", name)
+}
+
+// prober answers with what it was asked.
+type prober struct{}
+
+func (prober) HTTP(_ context.Context, req *agentv1.ProbeHttpRequest) (*agentv1.ProbeHttpResponse, error) {
+	return &agentv1.ProbeHttpResponse{Status: 204, Body: req.GetUrl()}, nil
+}
+
+func (prober) TCP(_ context.Context, req *agentv1.ProbeTcpRequest) (*agentv1.ProbeTcpResponse, error) {
+	return &agentv1.ProbeTcpResponse{Error: req.GetAddress()}, nil
+}
+
 // proxy is a route driver.
 type proxy struct{}
 
@@ -165,7 +188,7 @@ func serve(t *testing.T, o api.Options) *grpc.ClientConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Ledger, o.Logger = l, logger
+	o.Ledger, o.Logger, o.Prober = l, logger, prober{}
 	if o.Host == nil {
 		o.Host = &machine{changed: make(chan struct{})}
 	}
@@ -235,6 +258,27 @@ func TestEveryOperationIsPerformedOnceAndAnsweredAgain(t *testing.T) {
 			&agentv1.RemoveContainerRequest{Operation: operation("a"), Name: "n", OwnRunOnly: true}, &agentv1.RemoveContainerResponse{}, "remove a n true",
 		},
 		{
+			agentv1.ContainerService_SignalContainer_FullMethodName,
+			&agentv1.SignalContainerRequest{Operation: operation("a"), Name: "n", Signal: "SIGHUP"}, &agentv1.SignalContainerResponse{}, "signal n SIGHUP",
+		},
+		{
+			agentv1.ContainerService_RunJob_FullMethodName,
+			&agentv1.RunJobRequest{Operation: operation("a"), Spec: &agentv1.ContainerSpec{Name: "n", Image: "i"}},
+			&agentv1.RunJobResponse{Output: "done"}, "job a n",
+		},
+		{
+			agentv1.ContainerService_InspectContainer_FullMethodName,
+			&agentv1.InspectContainerRequest{Operation: operation("a"), Name: "n"}, &agentv1.InspectContainerResponse{State: "gone"}, "inspect n",
+		},
+		{
+			agentv1.ProbeService_ProbeHttp_FullMethodName,
+			&agentv1.ProbeHttpRequest{Operation: operation("a"), Url: "http://a/"}, &agentv1.ProbeHttpResponse{Status: 204, Body: "http://a/"}, "",
+		},
+		{
+			agentv1.ProbeService_ProbeTcp_FullMethodName,
+			&agentv1.ProbeTcpRequest{Operation: operation("a"), Address: "a:1"}, &agentv1.ProbeTcpResponse{Error: "a:1"}, "",
+		},
+		{
 			agentv1.RouteService_UpdateRoute_FullMethodName,
 			&agentv1.UpdateRouteRequest{Operation: operation("a"), Route: &agentv1.Route{Name: "r"}, Add: []string{"127.0.0.1:80"}},
 			&agentv1.UpdateRouteResponse{Upstreams: []string{"127.0.0.1:80"}}, "",
@@ -277,6 +321,11 @@ func TestAnOperationThatLacksSomethingIsInvalid(t *testing.T) {
 		{agentv1.ContainerService_DrainContainer_FullMethodName, &agentv1.DrainContainerRequest{Operation: operation("a")}, "name"},
 		{agentv1.ContainerService_StopContainer_FullMethodName, &agentv1.StopContainerRequest{Operation: operation("a")}, "name"},
 		{agentv1.ContainerService_RemoveContainer_FullMethodName, &agentv1.RemoveContainerRequest{Operation: operation("a")}, "name"},
+		{agentv1.ContainerService_SignalContainer_FullMethodName, &agentv1.SignalContainerRequest{Operation: operation("a"), Name: "n"}, "signal"},
+		{agentv1.ContainerService_RunJob_FullMethodName, &agentv1.RunJobRequest{Operation: operation("a"), Spec: &agentv1.ContainerSpec{Name: "n"}}, "spec.image"},
+		{agentv1.ContainerService_InspectContainer_FullMethodName, &agentv1.InspectContainerRequest{Operation: operation("a")}, "name"},
+		{agentv1.ProbeService_ProbeHttp_FullMethodName, &agentv1.ProbeHttpRequest{Operation: operation("a")}, "url"},
+		{agentv1.ProbeService_ProbeTcp_FullMethodName, &agentv1.ProbeTcpRequest{Operation: operation("a")}, "address"},
 		{agentv1.RouteService_UpdateRoute_FullMethodName, &agentv1.UpdateRouteRequest{Operation: operation("a")}, "route.name"},
 		{
 			agentv1.RouteService_UpdateRoute_FullMethodName,
@@ -460,7 +509,7 @@ func TestWatchHostTellsOfCoordinatorsWhileItIsOpen(t *testing.T) {
 func TestEffectsAreDeclared(t *testing.T) {
 	files := []protoreflect.FileDescriptor{
 		agentv1.File_muster_agent_v1_container_service_proto, agentv1.File_muster_agent_v1_route_service_proto,
-		agentv1.File_muster_agent_v1_host_service_proto, agentv1.File_muster_agent_v1_operation_service_proto,
+		agentv1.File_muster_agent_v1_probe_service_proto, agentv1.File_muster_agent_v1_host_service_proto, agentv1.File_muster_agent_v1_operation_service_proto,
 	}
 	operations := 0
 	for _, file := range files {
@@ -479,7 +528,7 @@ func TestEffectsAreDeclared(t *testing.T) {
 			}
 		}
 	}
-	if operations != 9 {
-		t.Errorf("got %d methods that take an operation; TestEveryOperationIsPerformedOnceAndAnsweredAgain knows 9", operations)
+	if operations != 15 {
+		t.Errorf("got %d methods that take an operation; TestEveryOperationIsPerformedOnceAndAnsweredAgain knows 15", operations)
 	}
 }

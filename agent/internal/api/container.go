@@ -29,6 +29,12 @@ type Containers interface {
 	Drain(ctx context.Context, req *agentv1.DrainContainerRequest) (*agentv1.DrainContainerResponse, error)
 	// Stop stops a container; a grace of 0 is the container's own.
 	Stop(ctx context.Context, name string, grace time.Duration) (exitCode int32, err error)
+	// Signal sends a signal to a container that runs.
+	Signal(ctx context.Context, name, signal string) error
+	// RunJob runs a container to its end, once for each operation id.
+	RunJob(ctx context.Context, operationID string, spec *agentv1.ContainerSpec) (*agentv1.RunJobResponse, error)
+	// Inspect says how a container is, "gone" for none.
+	Inspect(ctx context.Context, name string) (*agentv1.InspectContainerResponse, error)
 	// Remove removes a container if it is there; with ownRunOnly, only if the run of the operation created it.
 	Remove(ctx context.Context, operationID, name string, ownRunOnly bool) error
 }
@@ -122,6 +128,27 @@ func (s *containerServer) StopContainer(ctx context.Context, req *agentv1.StopCo
 	return perform(ctx, s.base, req, func(ctx context.Context) (*agentv1.StopContainerResponse, error) {
 		code, err := s.containers.Stop(ctx, req.GetName(), req.GetGrace().AsDuration())
 		return &agentv1.StopContainerResponse{ExitCode: code}, err
+	})
+}
+
+// SignalContainer sends a signal to a container.
+func (s *containerServer) SignalContainer(ctx context.Context, req *agentv1.SignalContainerRequest) (*agentv1.SignalContainerResponse, error) {
+	return perform(ctx, s.base, req, func(ctx context.Context) (*agentv1.SignalContainerResponse, error) {
+		return &agentv1.SignalContainerResponse{}, s.containers.Signal(ctx, req.GetName(), req.GetSignal())
+	})
+}
+
+// RunJob runs a container to its end.
+func (s *containerServer) RunJob(ctx context.Context, req *agentv1.RunJobRequest) (*agentv1.RunJobResponse, error) {
+	return perform(ctx, s.base, req, func(ctx context.Context) (*agentv1.RunJobResponse, error) {
+		return s.containers.RunJob(ctx, req.GetOperation().GetId(), req.GetSpec())
+	})
+}
+
+// InspectContainer says how a container is.
+func (s *containerServer) InspectContainer(ctx context.Context, req *agentv1.InspectContainerRequest) (*agentv1.InspectContainerResponse, error) {
+	return perform(ctx, s.base, req, func(ctx context.Context) (*agentv1.InspectContainerResponse, error) {
+		return s.containers.Inspect(ctx, req.GetName())
 	})
 }
 

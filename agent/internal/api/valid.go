@@ -34,9 +34,16 @@ func valid(req proto.Message) error {
 		}
 	case *agentv1.PullImageRequest:
 		need(r.GetImage() != "", "image")
-	case *agentv1.CreateContainerRequest:
+	case interface{ GetSpec() *agentv1.ContainerSpec }: // create, job.
 		need(r.GetSpec().GetName() != "", "spec.name")
 		need(r.GetSpec().GetImage() != "", "spec.image")
+	case *agentv1.SignalContainerRequest:
+		need(r.GetName() != "", "name")
+		need(r.GetSignal() != "", "signal")
+	case *agentv1.ProbeHttpRequest:
+		need(r.GetUrl() != "", "url")
+	case *agentv1.ProbeTcpRequest:
+		need(r.GetAddress() != "", "address")
 	case *agentv1.AwaitReadyRequest:
 		need(r.GetName() != "", "name")
 		need(r.GetGate().GetProbe() != nil, "gate.probe")
@@ -50,7 +57,7 @@ func valid(req proto.Message) error {
 				errs = append(errs, fmt.Errorf("upstream %q is not address:port", upstream))
 			}
 		}
-	case interface{ GetName() string }: // start, drain, stop, remove.
+	case interface{ GetName() string }: // start, drain, stop, inspect, remove.
 		need(r.GetName() != "", "name")
 	case *agentv1.CancelOperationRequest:
 		need(r.GetOperationId() != "", "operation_id")

@@ -22,6 +22,12 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "hang" {
 		wait()
 	}
+	if len(os.Args) > 1 && os.Args[1] == "job" {
+		job()
+	}
+	if len(os.Args) > 1 && os.Args[1] == "count" {
+		count()
+	}
 	fmt.Println("server starts")
 	if d := duration("EXIT_AFTER"); d > 0 {
 		time.AfterFunc(d, func() {
@@ -60,6 +66,61 @@ func main() {
 	}
 	go http.Serve(l, nil)
 	wait()
+}
+
+// job leaves a line in a file for each time that it runs, works for a while, and ends as told.
+func job() {
+	record("/work/runs", "run\n")
+	fmt.Println("job starts")
+	if os.Getenv("EAT") != "" {
+		var eaten [][]byte
+		for {
+			b := make([]byte, 1<<20)
+			for i := range b {
+				b[i] = 1
+			}
+			eaten = append(eaten, b)
+		}
+	}
+	term := make(chan os.Signal, 1)
+	if os.Getenv("DEAF") != "" {
+		signal.Ignore(syscall.SIGTERM)
+	} else {
+		signal.Notify(term, syscall.SIGTERM)
+	}
+	select {
+	case <-time.After(duration("WORK")):
+		fmt.Fprintln(os.Stderr, os.Getenv("SAY"))
+		os.Exit(number("EXIT_CODE"))
+	case <-term:
+		fmt.Println("job was told to stop")
+		os.Exit(0)
+	}
+}
+
+// count leaves a line in a file for each signal that it gets.
+func count() {
+	got := make(chan os.Signal, 16)
+	signal.Notify(got, syscall.SIGHUP, syscall.SIGUSR1, syscall.Signal(37))
+	record("/work/signals", "ready\n")
+	for s := range got {
+		record("/work/signals", fmt.Sprintf("%d\n", s))
+		if s == syscall.SIGUSR1 {
+			os.Exit(3)
+		}
+	}
+}
+
+func record(path, text string) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err == nil {
+		_, err = f.WriteString(text)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(99)
+	}
+	f.Close()
 }
 
 // wait returns on SIGTERM.
