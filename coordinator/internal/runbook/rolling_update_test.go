@@ -97,11 +97,12 @@ type fleet struct {
 	upstream map[string]bool   // host:port
 	at       map[string]string // host:port of a container
 	broken   int               // containers of this release never get ready
+	signals  map[string]int    // sent, by container and signal
 	floor    map[string]int    // routed instances that must serve at any time, by service
 }
 
 func newFleet(t *testing.T, releases ...*coordinatorv1.Release) *fleet {
-	f := &fleet{t: t, running: map[string]bool{}, ready: map[string]bool{}, upstream: map[string]bool{}, at: map[string]string{}, floor: map[string]int{}}
+	f := &fleet{t: t, running: map[string]bool{}, ready: map[string]bool{}, upstream: map[string]bool{}, at: map[string]string{}, floor: map[string]int{}, signals: map[string]int{}}
 	for _, r := range releases {
 		for _, a := range r.GetAssignments() {
 			f.at[a.GetContainer()] = fmt.Sprintf("%s:%d", a.GetHostAddress(), a.GetPorts()[0].GetHostPort())
@@ -167,6 +168,13 @@ func (f *fleet) do(action *coordinatorv1.Action) string {
 			f.running[req.GetName()] = false
 		}
 		f.ready[req.GetName()] = false
+	case "SignalContainer":
+		var req agentv1.SignalContainerRequest
+		read(&req)
+		if !f.running[req.GetName()] {
+			f.t.Fatalf("%s gets a signal and does not run", req.GetName())
+		}
+		f.signals[req.GetName()+" "+req.GetSignal()]++
 	case "RemoveContainer":
 		var req agentv1.RemoveContainerRequest
 		read(&req)
@@ -233,6 +241,9 @@ func (f *fleet) run(seed uint64, p *coordinatorv1.Plan, fails func(step string) 
 			return run.GetState()
 		}
 		open := s.View().OpenSteps()
+		if len(open) == 0 && run.GetState() == coordinatorv1.RunState_RUN_STATE_PAUSED {
+			return run.GetState()
+		}
 		if len(open) == 0 {
 			apply(&raftv1.Command{Op: &raftv1.Command_Tick{Tick: &raftv1.Tick{RunIds: []string{id}}}})
 			continue
