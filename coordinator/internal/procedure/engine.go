@@ -30,7 +30,7 @@ const (
 	tickPause        = 100 * time.Millisecond
 )
 
-// Options of an engine. All fields are required.
+// Options of an engine. All fields but Now are required.
 type Options struct {
 	// ID of this coordinator.
 	ID string
@@ -43,6 +43,8 @@ type Options struct {
 	// HostsChanged returns a channel that is closed at the next time that a host connects.
 	HostsChanged func() <-chan struct{}
 	Logger       *slog.Logger
+	// Now is the clock that commands are stamped with, by which delays and deadlines pass; nil means the machine's.
+	Now func() time.Time
 }
 
 // Engine runs the plans of all active runs while its coordinator leads.
@@ -53,6 +55,9 @@ type Engine struct {
 
 // New returns an engine. Nothing runs before Lead.
 func New(options Options) *Engine {
+	if options.Now == nil {
+		options.Now = time.Now
+	}
 	return &Engine{options: options, log: options.Logger.With("component", "engine")}
 }
 
@@ -98,7 +103,7 @@ func (e *Engine) Lead(ctx context.Context, term uint64) error {
 
 // propose stamps a command and commits it.
 func (e *Engine) propose(ctx context.Context, command *raftv1.Command) (*raftv1.Result, error) {
-	command.Version, command.Now, command.Actor = state.CommandVersion, timestamppb.Now(), "engine/"+e.options.ID
+	command.Version, command.Now, command.Actor = state.CommandVersion, timestamppb.New(e.options.Now()), "engine/"+e.options.ID
 	result, err := e.options.Propose(ctx, command)
 	if err != nil {
 		return nil, err
@@ -117,18 +122,19 @@ func (l *leadership) pump(ctx context.Context) error {
 		changed := l.options.State.Changed()
 		view := l.options.State.View()
 		l.reconcile(ctx, view)
-		due, next := dueRuns(view, time.Now())
+		due, next := dueRuns(view, l.options.Now())
 		if len(due) > 0 {
 			if err := l.tick(ctx, &raftv1.Tick{RunIds: due}); err != nil {
 				return err
 			}
 			// What is due has passed with the tick, unless the leader's clock is behind the one that set it.
-			if due, _ = dueRuns(l.options.State.View(), time.Now()); len(due) == 0 {
+			now := l.options.Now()
+			if due, _ = dueRuns(l.options.State.View(), now); len(due) == 0 {
 				continue
 			}
-			next = time.Now().Add(tickPause)
+			next = now.Add(tickPause)
 		}
-		resetTimer(timer, next)
+		resetTimer(timer, next, l.options.Now())
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -142,12 +148,12 @@ func (l *leadership) pump(ctx context.Context) error {
 	}
 }
 
-func resetTimer(timer *time.Timer, at time.Time) {
+func resetTimer(timer *time.Timer, at, now time.Time) {
 	if at.IsZero() {
 		timer.Stop()
 		return
 	}
-	timer.Reset(max(time.Millisecond, time.Until(at)))
+	timer.Reset(max(time.Millisecond, at.Sub(now)))
 }
 
 // gather takes all reports that are there, so that they cost one entry of the log.
