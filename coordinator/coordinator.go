@@ -25,7 +25,9 @@ import (
 	"github.com/spheroseg/muster/coordinator/internal/hosts"
 	"github.com/spheroseg/muster/coordinator/internal/port"
 	"github.com/spheroseg/muster/coordinator/internal/procedure"
+	"github.com/spheroseg/muster/coordinator/internal/runbook"
 	"github.com/spheroseg/muster/coordinator/internal/state"
+	"github.com/spheroseg/muster/coordinator/internal/warden"
 	"github.com/spheroseg/muster/internal/grpcserver"
 	"github.com/spheroseg/muster/internal/identity"
 	"github.com/spheroseg/muster/internal/mtls"
@@ -63,6 +65,7 @@ type coordinator struct {
 	cluster     *cluster.Cluster
 	hosts       *hosts.Hosts
 	engine      *procedure.Engine
+	warden      *warden.Warden
 	gate        *grpcserver.Gate
 	servers     *api.Servers
 	grpc        *grpc.Server
@@ -142,14 +145,21 @@ func open(o Options) (*coordinator, error) {
 		Logger: c.log, Registered: c.registry.lookup, Transition: c.recordHosts, States: c.hostStates,
 		Coordinators: c.addresses,
 	})
+	clock := newClock(func() time.Time { return c.state.View().Meta().GetNow().AsTime() }, c.log.With("component", "clock"))
 	if c.cluster, err = cluster.New(cluster.Options{
 		ID: c.settings.Name, Address: c.settings.Advertise, ClusterID: c.settings.ClusterID, DataDir: o.DataDir, SealKey: key,
 		FSM: c.state, Raft: c.port.Raft(), DialRaft: c.dialRaft, DialPeer: c.dialPeer, Lead: c.lead, Logger: c.log,
+		Now: clock.Now,
 	}); err != nil {
 		return nil, errors.Join(err, c.port.Close())
 	}
 	c.engine = procedure.New(procedure.Options{
 		ID: c.settings.Name, State: c.state, Propose: c.propose, Conn: c.hosts.Conn, HostsChanged: c.hosts.Changed, Logger: c.log,
+		Now: clock.Now,
+	})
+	c.warden = warden.New(warden.Options{
+		ID: c.settings.Name, State: c.state, Planner: &runbook.Planner{Conn: c.hosts.Await}, Propose: c.propose,
+		Now: clock.Now, Logger: c.log,
 	})
 	c.servers = api.New(api.Options{
 		ID: c.settings.Name, State: c.state, Cluster: c.cluster, Hosts: c.hosts, Version: version.Version, Logger: c.log,
@@ -201,11 +211,13 @@ func (c *coordinator) dialPeer(_ context.Context, address string) (grpc.ClientCo
 	)
 }
 
-// lead is what only the leader does: the engine, the hosts' transitions, and taking new coordinators into the cluster.
+// lead is what only the leader does: the engine, the hosts' transitions, looking after hosts that went or came back, and taking new
+// coordinators into the cluster.
 func (c *coordinator) lead(ctx context.Context, term uint64) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.engine.Lead(ctx, term) })
 	group.Go(func() error { return c.hosts.Lead(ctx) })
+	group.Go(func() error { return c.warden.Lead(ctx) })
 	group.Go(func() error { return c.admitCoordinators(ctx) })
 	return group.Wait()
 }

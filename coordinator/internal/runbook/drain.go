@@ -206,7 +206,9 @@ func (b *rollout) drainTerms() {
 func (b *rollout) cut(a *coordinatorv1.Assignment) bool { return b.Cut && a.GetHost() == b.Drain }
 
 // isLost says that a container does not run any more, as far as anybody can tell.
-func (b *rollout) isLost(a *coordinatorv1.Assignment) bool { return b.Lost[a.GetContainer()] || b.cut(a) }
+func (b *rollout) isLost(a *coordinatorv1.Assignment) bool {
+	return b.Lost[a.GetContainer()] || b.cut(a)
+}
 
 // movesStartFirst says that a stop-first instance can be started on its new host before it is stopped on the drained one.
 func (b *rollout) movesStartFirst(u unit) bool {
