@@ -58,7 +58,7 @@ func refusalCode(reason coordinatorv1.ErrorReason) codes.Code {
 		coordinatorv1.ErrorReason_ERROR_REASON_PEER_NOT_FOUND:
 		return codes.NotFound
 	case coordinatorv1.ErrorReason_ERROR_REASON_INVALID, coordinatorv1.ErrorReason_ERROR_REASON_STACK_INVALID,
-		coordinatorv1.ErrorReason_ERROR_REASON_PROCEDURE_INVALID:
+		coordinatorv1.ErrorReason_ERROR_REASON_PROCEDURE_INVALID, coordinatorv1.ErrorReason_ERROR_REASON_SNAPSHOT_INVALID:
 		return codes.InvalidArgument
 	case coordinatorv1.ErrorReason_ERROR_REASON_CONFLICT:
 		return codes.Aborted

@@ -32,7 +32,10 @@ func TestEveryReasonHasACode(t *testing.T) {
 		"OUTCOME_UNKNOWN": codes.Unknown, "JOIN_DENIED": codes.PermissionDenied, "NOT_ALLOWED": codes.PermissionDenied,
 		"UNKNOWN_IDENTITY": codes.Unauthenticated, "INVALID": codes.InvalidArgument, "TOO_LARGE": codes.ResourceExhausted,
 		"COMPACTED": codes.OutOfRange, "REQUEST_REUSED": codes.AlreadyExists, "STALE": codes.Unavailable,
-		"POLICY": codes.FailedPrecondition, "RATE_LIMITED": codes.ResourceExhausted,
+		"POLICY": codes.FailedPrecondition, "RATE_LIMITED": codes.ResourceExhausted, "SERVICE_NOT_FOUND": codes.NotFound,
+		"CANNOT_DRAIN": codes.FailedPrecondition, "STEP_NOT_ASKING": codes.FailedPrecondition, "PROCEDURE_INVALID": codes.InvalidArgument,
+		"PROCEDURE_NOT_FOUND": codes.NotFound, "PEER_NOT_FOUND": codes.NotFound, "QUORUM": codes.FailedPrecondition,
+		"SNAPSHOT_INVALID": codes.InvalidArgument,
 	}
 	for number, name := range coordinatorv1.ErrorReason_name {
 		reason := strings.TrimPrefix(name, "ERROR_REASON_")
