@@ -28,6 +28,7 @@ func TestMuster(t *testing.T) {
 		{"leader killed", leaderKilled},
 		{"registry gone after the pull", registryGone},
 		{"agent killed between create and start", agentKilled},
+		{"superseded", superseded},
 		{"engine killed", engineKilled},
 		{"bad input", badInput},
 		{"other services", otherServices},

@@ -118,18 +118,18 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Kill ends the process with SIGKILL and waits until it is gone.
 func (p *Process) Kill() error {
-	return errors.Join(p.signal(syscall.SIGKILL), p.wait(killWait))
+	return errors.Join(p.Signal(syscall.SIGKILL), p.wait(killWait))
 }
 
 // Pause stops the process with SIGSTOP: it holds its connections and does nothing.
-func (p *Process) Pause() error { return p.signal(syscall.SIGSTOP) }
+func (p *Process) Pause() error { return p.Signal(syscall.SIGSTOP) }
 
 // Resume lets a paused process go on.
-func (p *Process) Resume() error { return p.signal(syscall.SIGCONT) }
+func (p *Process) Resume() error { return p.Signal(syscall.SIGCONT) }
 
 // Stop ends the process with SIGTERM, and with SIGKILL if that does not end it in time. A process that is gone is fine.
 func (p *Process) Stop(ctx context.Context) error {
-	if err := errors.Join(p.signal(syscall.SIGCONT), p.signal(syscall.SIGTERM)); err != nil {
+	if err := errors.Join(p.Signal(syscall.SIGCONT), p.Signal(syscall.SIGTERM)); err != nil {
 		return err
 	}
 	limit := time.NewTimer(stopLimit)
@@ -151,7 +151,8 @@ func (p *Process) Restart() error {
 	return p.start()
 }
 
-func (p *Process) signal(sig syscall.Signal) error {
+// Signal sends a signal; a process that is gone is fine.
+func (p *Process) Signal(sig syscall.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("signal %s to %s: %w", sig, p.spec.Name, err)
 	}
