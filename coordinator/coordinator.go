@@ -222,7 +222,8 @@ func (c *coordinator) lead(ctx context.Context, term uint64) error {
 	return group.Wait()
 }
 
-// admitCoordinators makes the raft cluster's members those that the registry has.
+// admitCoordinators makes the raft cluster's members those that the registry has: who joined is taken in, and who was evicted is taken out, should
+// the removal have been cut short, or have met a leader that had just taken the member in.
 func (c *coordinator) admitCoordinators(ctx context.Context) error {
 	retry := time.NewTimer(0)
 	defer retry.Stop()
@@ -243,6 +244,13 @@ func (c *coordinator) admitCoordinators(ctx context.Context) error {
 			}
 			admitted[known.GetName()] = known.GetAddress()
 		}
+		if err := c.dropEvicted(ctx); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			c.log.Warn("evicted coordinator not taken out yet", "err", err)
+			retry.Reset(memberRetry)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -250,6 +258,25 @@ func (c *coordinator) admitCoordinators(ctx context.Context) error {
 		case <-retry.C:
 		}
 	}
+}
+
+// dropEvicted takes evicted coordinators out of the raft cluster.
+func (c *coordinator) dropEvicted(ctx context.Context) error {
+	members, err := c.cluster.Members()
+	if err != nil {
+		return err
+	}
+	view := c.state.View()
+	for _, name := range members {
+		id := identity.ID{Cluster: c.settings.ClusterID, Role: accessv1.Role_ROLE_COORDINATOR, Name: name}
+		if !view.Identity(id.String()).GetEvicted() {
+			continue
+		}
+		if err := c.cluster.RemoveMember(ctx, name); err != nil {
+			return fmt.Errorf("take out %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // recordHosts commits transitions of hosts.

@@ -15,7 +15,7 @@ func command() *cobra.Command {
 		Use: "muster-coordinator", Short: "Plans and drives procedures on a fleet of hosts", Version: version.Version,
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(initCommand(), joinCommand(), runCommand())
+	root.AddCommand(initCommand(), joinCommand(), runCommand(), inspectCommand(), recoverCommand())
 	return root
 }
 

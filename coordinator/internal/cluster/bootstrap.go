@@ -72,7 +72,7 @@ func found(ctx context.Context, o *Options, s *sealer, dir string, first *raftv1
 	conf.Logger = newHCLog(quiet)
 	_, transport := raft.NewInmemTransport(raft.ServerAddress(o.Address)) // one member talks to nobody
 	members := raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: raft.ServerAddress(o.Address)}}}
-	if err := raft.BootstrapCluster(conf, st.log, st.wal, st.snapshots, transport, members); err != nil {
+	if err := raft.BootstrapCluster(conf, st.log, st.stable, st.snapshots, transport, members); err != nil {
 		return fmt.Errorf("write the first configuration: %w", err)
 	}
 	r, err := startRaft(conf, adapter{o.FSM}, st, transport)

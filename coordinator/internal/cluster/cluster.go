@@ -43,6 +43,8 @@ type Cluster struct {
 	dir    string
 	logger *slog.Logger
 	reads  chan readRequest
+	// anew lets the leader's work begin anew, because the state was replaced under it.
+	anew chan struct{}
 
 	mu    sync.Mutex // guards what follows
 	raft  *raft.Raft // nil unless running
@@ -66,28 +68,35 @@ func New(o Options) (*Cluster, error) {
 	if err := claimDir(dir, o.ID, s); err != nil {
 		return nil, err
 	}
+	if err := checkRemoved(dir, o.ID); err != nil {
+		return nil, err
+	}
 	return &Cluster{
 		opts:   o,
 		sealer: s,
 		dir:    dir,
 		logger: o.Logger.With("component", "cluster"),
 		reads:  make(chan readRequest, readBatch),
+		anew:   make(chan struct{}, 1),
 		peers:  make(map[string]grpc.ClientConnInterface),
 	}, nil
 }
 
-// Run takes part in the cluster until ctx ends, or the log can no longer be written. When ctx ends a leader hands its office over first.
-// It returns when everything it started has ended, Options.Lead included. It can be called once.
+// Run takes part in the cluster until ctx ends, the log can no longer be written or read (ErrDiskFull, ErrDamaged), or this member was taken
+// out of the cluster (ErrRemoved). A leader hands its office over first. It returns when everything it started has ended, Options.Lead included. It can be called once.
 func (c *Cluster) Run(ctx context.Context) (err error) {
+	if err := c.checkRoom(); err != nil {
+		return errors.Join(err, c.opts.Raft.Close())
+	}
 	st, err := openStorage(c.dir, c.opts.Memory, c.sealer, c.logger)
 	if err != nil {
-		return errors.Join(err, c.opts.Raft.Close())
+		return errors.Join(explain(c.dir, c.opts.ID, err), c.opts.Raft.Close())
 	}
 	defer func() { err = errors.Join(err, c.closePeers(), st.close()) }()
 	transport := newTransport(&c.opts)
 	r, err := startRaft(raftConfig(&c.opts), adapter{c.opts.FSM}, st, transport)
 	if err != nil {
-		return errors.Join(err, transport.Close())
+		return errors.Join(explain(c.dir, c.opts.ID, err), transport.Close())
 	}
 	c.mu.Lock()
 	c.raft = r
@@ -102,6 +111,8 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 		c.serveReads(reading, r)
 	}()
 	group.Go(func() error { c.follow(work, r); return nil })
+	group.Go(func() error { return c.awaitFull(work) })
+	group.Go(func() error { return c.awaitRemoval(work, r) })
 	group.Go(func() error {
 		select {
 		case <-work.Done():
@@ -123,12 +134,15 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 func startRaft(conf *raft.Config, fsm raft.FSM, st *storage, transport raft.Transport) (_ *raft.Raft, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("start raft: %v", p)
+			err = fmt.Errorf("%w: start raft: %v", errUnreadable, p)
+			if cause, ok := p.(error); ok {
+				err = fmt.Errorf("%w: start raft: %w", errUnreadable, cause)
+			}
 		}
 	}()
-	r, err := raft.NewRaft(conf, fsm, st.log, st.wal, st.snapshots, transport)
+	r, err := raft.NewRaft(conf, fsm, st.log, st.stable, st.snapshots, transport)
 	if err != nil {
-		return nil, fmt.Errorf("start raft: %w", err)
+		return nil, fmt.Errorf("%w: start raft: %w", errUnreadable, err)
 	}
 	return r, nil
 }

@@ -35,6 +35,12 @@ func (c *Cluster) follow(ctx context.Context, r *raft.Raft) {
 			if leads {
 				stop = c.startLeading(ctx, r)
 			}
+		case <-c.anew:
+			stop()
+			stop = func() {}
+			if r.State() == raft.Leader {
+				stop = c.startLeading(ctx, r)
+			}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -37,11 +38,14 @@ func (l *sealedLog) IsMonotonic() bool {
 // GetLog reads and opens an entry.
 func (l *sealedLog) GetLog(index uint64, entry *raft.Log) error {
 	if err := l.LogStore.GetLog(index, entry); err != nil {
-		return err
+		if errors.Is(err, raft.ErrLogNotFound) {
+			return err
+		}
+		return &entryError{index, err}
 	}
 	plain, err := unseal(l.sealer.log, entry.Data, l.context(entry))
 	if err != nil {
-		return fmt.Errorf("log entry %d: %w", index, err)
+		return &entryError{index, err}
 	}
 	entry.Data = plain
 	return nil

@@ -79,6 +79,20 @@ func (c *Cluster) AddMember(ctx context.Context, id, addr string) error {
 	}
 }
 
+// Members returns the ids of the members by the newest configuration. It asks nobody.
+func (c *Cluster) Members() ([]string, error) {
+	r, leave, ok := c.enter()
+	if !ok {
+		return nil, ErrNoLeader
+	}
+	defer leave()
+	var ids []string
+	for _, s := range servers(r) {
+		ids = append(ids, string(s.ID))
+	}
+	return ids, nil
+}
+
 // Peers returns the members in order of their ids. It asks all of them at once and waits 1 s at most; it needs no leader.
 func (c *Cluster) Peers() ([]Peer, error) {
 	r, leave, ok := c.enter()

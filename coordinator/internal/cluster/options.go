@@ -73,7 +73,7 @@ type Compaction struct {
 	Trailing uint64
 }
 
-// Options of a Cluster. All fields are required but Lead, Profile, Compaction, Memory and Now.
+// Options of a Cluster. All fields are required but Lead, Profile, Compaction, MinFree, Memory and Now.
 type Options struct {
 	// ID of this member, unique in the cluster and for ever the same.
 	ID string
@@ -106,6 +106,8 @@ type Options struct {
 	Memory *Memory
 	// Now is the clock that a leader stamps commands with; nil means the machine's.
 	Now func() time.Time
+	// MinFree bytes of the data directory's disk, below which this member stops; default 128 MiB, two segments of the log.
+	MinFree uint64
 	// Logger of the cluster.
 	Logger *slog.Logger
 }
@@ -132,6 +134,7 @@ func (o *Options) validate() error {
 	setDefault(&o.Profile.Heartbeat, LAN().Heartbeat)
 	setDefault(&o.Profile.Election, LAN().Election)
 	setDefault(&o.Profile.LeaderLease, LAN().LeaderLease)
+	setDefault(&o.MinFree, 128<<20)
 	setDefault(&o.Compaction.Interval, time.Minute)
 	setDefault(&o.Compaction.Threshold, 32768)
 	setDefault(&o.Compaction.Trailing, 65536)

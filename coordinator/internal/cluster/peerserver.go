@@ -53,6 +53,41 @@ func (s *peerServer) ReadIndex(ctx context.Context, _ *coordinatorv1.ReadIndexRe
 	return &coordinatorv1.ReadIndexResponse{Index: index}, nil
 }
 
+// RemoveMember takes a member out if this member leads.
+func (s *peerServer) RemoveMember(ctx context.Context, req *coordinatorv1.RemoveMemberRequest) (*coordinatorv1.RemoveMemberResponse, error) {
+	err := s.cluster.here(func(r *raft.Raft) error { return s.cluster.removeHere(ctx, r, req.GetId()) })
+	if err != nil {
+		return nil, err
+	}
+	return &coordinatorv1.RemoveMemberResponse{}, nil
+}
+
+// HandOver lets another member lead if this one does.
+func (s *peerServer) HandOver(ctx context.Context, req *coordinatorv1.HandOverRequest) (*coordinatorv1.HandOverResponse, error) {
+	err := s.cluster.here(func(r *raft.Raft) error { return s.cluster.handOverHere(ctx, r, req.GetId()) })
+	if err != nil {
+		return nil, err
+	}
+	return &coordinatorv1.HandOverResponse{}, nil
+}
+
+// here does something that only the leader can, and makes its error one for the wire.
+func (c *Cluster) here(do func(*raft.Raft) error) error {
+	r, leave, ok := c.enter()
+	if !ok {
+		return wireError(ErrNotLeader)
+	}
+	defer leave()
+	if r.State() != raft.Leader {
+		return wireError(ErrNotLeader)
+	}
+	err := do(r)
+	if err == nil || definite(err) {
+		return err
+	}
+	return wireError(err)
+}
+
 // PeerStatus tells how this member stands. It answers without a leader, too.
 func (s *peerServer) PeerStatus(context.Context, *coordinatorv1.PeerStatusRequest) (*coordinatorv1.PeerStatusResponse, error) {
 	r, leave, ok := s.cluster.enter()

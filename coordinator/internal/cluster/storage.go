@@ -93,6 +93,7 @@ type storage struct {
 	lock      *os.File
 	wal       store
 	sealed    *sealedLog
+	stable    *stable
 	log       raft.LogStore
 	snapshots raft.SnapshotStore
 }
@@ -123,9 +124,9 @@ func openStorage(dir string, memory *Memory, s *sealer, logger *slog.Logger) (_ 
 	if err := os.MkdirAll(filepath.Join(dir, walDir), 0o700); err != nil {
 		return nil, fmt.Errorf("make the log directory: %w", err)
 	}
-	opened, err := wal.Open(filepath.Join(dir, walDir), wal.WithLogger(hl.Named("wal")))
+	opened, err := openWAL(dir, func() (*wal.WAL, error) { return wal.Open(filepath.Join(dir, walDir), wal.WithLogger(hl.Named("wal"))) })
 	if err != nil {
-		return nil, fmt.Errorf("open the raft log in %s: %w", dir, err)
+		return nil, err
 	}
 	st.wal = opened
 	if err := st.seal(s); err != nil {
@@ -142,6 +143,7 @@ func openStorage(dir string, memory *Memory, s *sealer, logger *slog.Logger) (_ 
 // seal puts the encryption and the cache in front of the log.
 func (st *storage) seal(s *sealer) (err error) {
 	st.sealed = newSealedLog(st.wal, s)
+	st.stable = &stable{StableStore: st.wal, fatal: st.sealed.fatal}
 	if st.log, err = raft.NewLogCache(logCacheSize, st.sealed); err != nil {
 		return fmt.Errorf("make the log cache: %w", err)
 	}

@@ -15,7 +15,9 @@ import (
 
 func (a *app) operatorCommand() *cobra.Command {
 	return a.noun("operator", "Look after the coordinators and those who may use them",
-		a.noun("raft", "Show the coordinators and let others join", a.raftPeersCommand(), a.raftTokenCommand()),
+		a.noun("raft", "Show the coordinators, and let others join, leave and lead",
+			a.raftPeersCommand(), a.raftTokenCommand(), a.raftRemoveCommand(), a.raftTransferCommand()),
+		a.snapshotCommand(),
 		a.noun("user", "Let persons and programs in", a.userTokenCommand()))
 }
 
@@ -69,12 +71,11 @@ func (a *app) raftPeersCommand() *cobra.Command {
 				return a.fail("coordinators cannot be listed", err, nil)
 			}
 			a.learn(answer.GetPeers())
-			d := output.Data{Kind: "Peer", Empty: "there is no coordinator", Columns: peerColumns()}
+			d := output.Data{Kind: "Peer", Empty: "there is no coordinator", Columns: peerColumns(), Items: peerItems(answer.GetPeers()), Names: peerNames(answer.GetPeers())}
 			for _, p := range answer.GetPeers() {
-				d.Items = append(d.Items, p)
-				d.Names = append(d.Names, "coordinator/"+p.GetId())
 				d.Rows = append(d.Rows, peerRow(p))
 			}
+			a.tellOfDead(answer.GetPeers())
 			if answer.GetStale() {
 				a.note("stale: no leader confirmed this list")
 			}

@@ -809,6 +809,582 @@ func (x *WatchEventsResponse) GetDeleted() bool {
 	return false
 }
 
+// RemovePeerRequest names a coordinator.
+type RemovePeerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of the coordinator.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// reason that is kept in the log.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// request_id deduplicates the call; at most 64 characters.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovePeerRequest) Reset() {
+	*x = RemovePeerRequest{}
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovePeerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovePeerRequest) ProtoMessage() {}
+
+func (x *RemovePeerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovePeerRequest.ProtoReflect.Descriptor instead.
+func (*RemovePeerRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_cluster_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RemovePeerRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RemovePeerRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RemovePeerRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// RemovePeerResponse holds who is left.
+type RemovePeerResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// peers that are left.
+	Peers         []*Peer `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovePeerResponse) Reset() {
+	*x = RemovePeerResponse{}
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovePeerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovePeerResponse) ProtoMessage() {}
+
+func (x *RemovePeerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovePeerResponse.ProtoReflect.Descriptor instead.
+func (*RemovePeerResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_cluster_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RemovePeerResponse) GetPeers() []*Peer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// TransferLeadershipRequest names a coordinator.
+type TransferLeadershipRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of the coordinator that shall lead; empty lets the present leader choose the one that is furthest.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipRequest) Reset() {
+	*x = TransferLeadershipRequest{}
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipRequest) ProtoMessage() {}
+
+func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_cluster_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *TransferLeadershipRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// TransferLeadershipResponse tells who leads.
+type TransferLeadershipResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// leader by its id.
+	Leader string `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"`
+	// before is who led until now.
+	Before        string `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipResponse) Reset() {
+	*x = TransferLeadershipResponse{}
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipResponse) ProtoMessage() {}
+
+func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_cluster_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *TransferLeadershipResponse) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *TransferLeadershipResponse) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+// SaveSnapshotRequest is empty.
+type SaveSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotRequest) Reset() {
+	*x = SaveSnapshotRequest{}
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotRequest) ProtoMessage() {}
+
+func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_cluster_service_proto_rawDescGZIP(), []int{15}
+}
+
+// SaveSnapshotResponse is a part of the file.
+type SaveSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// data is the next part.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// sha256 that the file ends with, in the last message.
+	Sha256        []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotResponse) Reset() {
+	*x = SaveSnapshotResponse{}
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotResponse) ProtoMessage() {}
+
+func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_cluster_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SaveSnapshotResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *SaveSnapshotResponse) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+// SnapshotInfo describes the file of a saved snapshot. Programs that read the file fill it in; no method returns it.
+type SnapshotInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// file by its name.
+	File string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// cluster_id of the cluster.
+	ClusterId string `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// cluster_name of the cluster.
+	ClusterName string `protobuf:"bytes,3,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	// index of the last command in it.
+	Index uint64 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	// term in which it was saved.
+	Term uint64 `protobuf:"varint,5,opt,name=term,proto3" json:"term,omitempty"`
+	// saved_at by the clock of the coordinator that saved it.
+	SavedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=saved_at,json=savedAt,proto3" json:"saved_at,omitempty"`
+	// saved_by is that coordinator.
+	SavedBy string `protobuf:"bytes,7,opt,name=saved_by,json=savedBy,proto3" json:"saved_by,omitempty"`
+	// version of its program.
+	Version string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	// counts of objects by kind.
+	Counts map[string]uint64 `protobuf:"bytes,9,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// size of the file in bytes.
+	Size uint64 `protobuf:"varint,10,opt,name=size,proto3" json:"size,omitempty"`
+	// sha256 of everything in the file before its last 32 bytes, which hold it, in hexadecimal.
+	Sha256        string `protobuf:"bytes,11,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotInfo) Reset() {
+	*x = SnapshotInfo{}
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotInfo) ProtoMessage() {}
+
+func (x *SnapshotInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotInfo.ProtoReflect.Descriptor instead.
+func (*SnapshotInfo) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_cluster_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SnapshotInfo) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *SnapshotInfo) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *SnapshotInfo) GetClusterName() string {
+	if x != nil {
+		return x.ClusterName
+	}
+	return ""
+}
+
+func (x *SnapshotInfo) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SnapshotInfo) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *SnapshotInfo) GetSavedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SavedAt
+	}
+	return nil
+}
+
+func (x *SnapshotInfo) GetSavedBy() string {
+	if x != nil {
+		return x.SavedBy
+	}
+	return ""
+}
+
+func (x *SnapshotInfo) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *SnapshotInfo) GetCounts() map[string]uint64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *SnapshotInfo) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *SnapshotInfo) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+// RestoreSnapshotRequest is a part of the file.
+type RestoreSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// cluster_name in the first message: who restores says which cluster it is that loses its present state.
+	ClusterName string `protobuf:"bytes,1,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	// reason in the first message; it is kept in the log.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// data is the next part.
+	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreSnapshotRequest) Reset() {
+	*x = RestoreSnapshotRequest{}
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreSnapshotRequest) ProtoMessage() {}
+
+func (x *RestoreSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*RestoreSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_cluster_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RestoreSnapshotRequest) GetClusterName() string {
+	if x != nil {
+		return x.ClusterName
+	}
+	return ""
+}
+
+func (x *RestoreSnapshotRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RestoreSnapshotRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// RestoreSnapshotResponse tells what was restored.
+type RestoreSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// saved_index is the index at which the snapshot was saved.
+	SavedIndex uint64 `protobuf:"varint,1,opt,name=saved_index,json=savedIndex,proto3" json:"saved_index,omitempty"`
+	// index at which it was restored.
+	Index uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	// counts of what the cluster holds now, by kind.
+	Counts map[string]uint64 `protobuf:"bytes,3,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// waiting_runs were active in the snapshot, and wait for a human now.
+	WaitingRuns   []string `protobuf:"bytes,4,rep,name=waiting_runs,json=waitingRuns,proto3" json:"waiting_runs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreSnapshotResponse) Reset() {
+	*x = RestoreSnapshotResponse{}
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreSnapshotResponse) ProtoMessage() {}
+
+func (x *RestoreSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_cluster_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*RestoreSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_cluster_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RestoreSnapshotResponse) GetSavedIndex() uint64 {
+	if x != nil {
+		return x.SavedIndex
+	}
+	return 0
+}
+
+func (x *RestoreSnapshotResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *RestoreSnapshotResponse) GetCounts() map[string]uint64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *RestoreSnapshotResponse) GetWaitingRuns() []string {
+	if x != nil {
+		return x.WaitingRuns
+	}
+	return nil
+}
+
 var File_muster_coordinator_v1_cluster_service_proto protoreflect.FileDescriptor
 
 const file_muster_coordinator_v1_cluster_service_proto_rawDesc = "" +
@@ -883,7 +1459,53 @@ const file_muster_coordinator_v1_cluster_service_proto_rawDesc = "" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\tR\x03key\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\bR\adeleted2\xf2\x04\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\"Z\n" +
+	"\x11RemovePeerRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"G\n" +
+	"\x12RemovePeerResponse\x121\n" +
+	"\x05peers\x18\x01 \x03(\v2\x1b.muster.coordinator.v1.PeerR\x05peers\"+\n" +
+	"\x19TransferLeadershipRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"L\n" +
+	"\x1aTransferLeadershipResponse\x12\x16\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\"\x15\n" +
+	"\x13SaveSnapshotRequest\"B\n" +
+	"\x14SaveSnapshotResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\"\xaa\x03\n" +
+	"\fSnapshotInfo\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12!\n" +
+	"\fcluster_name\x18\x03 \x01(\tR\vclusterName\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04term\x18\x05 \x01(\x04R\x04term\x125\n" +
+	"\bsaved_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\asavedAt\x12\x19\n" +
+	"\bsaved_by\x18\a \x01(\tR\asavedBy\x12\x18\n" +
+	"\aversion\x18\b \x01(\tR\aversion\x12G\n" +
+	"\x06counts\x18\t \x03(\v2/.muster.coordinator.v1.SnapshotInfo.CountsEntryR\x06counts\x12\x12\n" +
+	"\x04size\x18\n" +
+	" \x01(\x04R\x04size\x12\x16\n" +
+	"\x06sha256\x18\v \x01(\tR\x06sha256\x1a9\n" +
+	"\vCountsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"g\n" +
+	"\x16RestoreSnapshotRequest\x12!\n" +
+	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"\x82\x02\n" +
+	"\x17RestoreSnapshotResponse\x12\x1f\n" +
+	"\vsaved_index\x18\x01 \x01(\x04R\n" +
+	"savedIndex\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12R\n" +
+	"\x06counts\x18\x03 \x03(\v2:.muster.coordinator.v1.RestoreSnapshotResponse.CountsEntryR\x06counts\x12!\n" +
+	"\fwaiting_runs\x18\x04 \x03(\tR\vwaitingRuns\x1a9\n" +
+	"\vCountsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x012\xe1\b\n" +
 	"\x0eClusterService\x12l\n" +
 	"\tGetStatus\x12'.muster.coordinator.v1.GetStatusRequest\x1a(.muster.coordinator.v1.GetStatusResponse\"\f\xca\xf3\x18\b\n" +
 	"\x04\x03\x04\x05\x06\x18\x01\x12l\n" +
@@ -892,7 +1514,16 @@ const file_muster_coordinator_v1_cluster_service_proto_rawDesc = "" +
 	"\x16CreateCoordinatorToken\x124.muster.coordinator.v1.CreateCoordinatorTokenRequest\x1a5.muster.coordinator.v1.CreateCoordinatorTokenResponse\"\t\xca\xf3\x18\x05\n" +
 	"\x01\x05\x18\x02\x12{\n" +
 	"\x0fCreateUserToken\x12-.muster.coordinator.v1.CreateUserTokenRequest\x1a..muster.coordinator.v1.CreateUserTokenResponse\"\t\xca\xf3\x18\x05\n" +
+	"\x01\x05\x18\x02\x12l\n" +
+	"\n" +
+	"RemovePeer\x12(.muster.coordinator.v1.RemovePeerRequest\x1a).muster.coordinator.v1.RemovePeerResponse\"\t\xca\xf3\x18\x05\n" +
+	"\x01\x05\x18\x04\x12\x84\x01\n" +
+	"\x12TransferLeadership\x120.muster.coordinator.v1.TransferLeadershipRequest\x1a1.muster.coordinator.v1.TransferLeadershipResponse\"\t\xca\xf3\x18\x05\n" +
 	"\x01\x05\x18\x02\x12t\n" +
+	"\fSaveSnapshot\x12*.muster.coordinator.v1.SaveSnapshotRequest\x1a+.muster.coordinator.v1.SaveSnapshotResponse\"\t\xca\xf3\x18\x05\n" +
+	"\x01\x05\x18\x010\x01\x12\x81\x01\n" +
+	"\x0fRestoreSnapshot\x12-.muster.coordinator.v1.RestoreSnapshotRequest\x1a..muster.coordinator.v1.RestoreSnapshotResponse\"\r\xca\xf3\x18\t\n" +
+	"\x01\x05\x18\x04 \x80\x80\x10(\x01\x12t\n" +
 	"\vWatchEvents\x12).muster.coordinator.v1.WatchEventsRequest\x1a*.muster.coordinator.v1.WatchEventsResponse\"\f\xca\xf3\x18\b\n" +
 	"\x04\x03\x04\x05\x06\x18\x010\x01B\xf1\x01\n" +
 	"\x19com.muster.coordinator.v1B\x13ClusterServiceProtoP\x01ZIgithub.com/spheroseg/muster/proto/gen/muster/coordinator/v1;coordinatorv1\xa2\x02\x03MCX\xaa\x02\x15Muster.Coordinator.V1\xca\x02\x15Muster\\Coordinator\\V1\xe2\x02!Muster\\Coordinator\\V1\\GPBMetadata\xea\x02\x17Muster::Coordinator::V1b\x06proto3"
@@ -909,7 +1540,7 @@ func file_muster_coordinator_v1_cluster_service_proto_rawDescGZIP() []byte {
 	return file_muster_coordinator_v1_cluster_service_proto_rawDescData
 }
 
-var file_muster_coordinator_v1_cluster_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_muster_coordinator_v1_cluster_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_muster_coordinator_v1_cluster_service_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),               // 0: muster.coordinator.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),              // 1: muster.coordinator.v1.GetStatusResponse
@@ -922,39 +1553,62 @@ var file_muster_coordinator_v1_cluster_service_proto_goTypes = []any{
 	(*CreateUserTokenResponse)(nil),        // 8: muster.coordinator.v1.CreateUserTokenResponse
 	(*WatchEventsRequest)(nil),             // 9: muster.coordinator.v1.WatchEventsRequest
 	(*WatchEventsResponse)(nil),            // 10: muster.coordinator.v1.WatchEventsResponse
-	nil,                                    // 11: muster.coordinator.v1.GetStatusResponse.HostsEntry
-	nil,                                    // 12: muster.coordinator.v1.GetStatusResponse.AgentVersionsEntry
-	(*durationpb.Duration)(nil),            // 13: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),          // 14: google.protobuf.Timestamp
-	(v1.Role)(0),                           // 15: muster.access.v1.Role
+	(*RemovePeerRequest)(nil),              // 11: muster.coordinator.v1.RemovePeerRequest
+	(*RemovePeerResponse)(nil),             // 12: muster.coordinator.v1.RemovePeerResponse
+	(*TransferLeadershipRequest)(nil),      // 13: muster.coordinator.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil),     // 14: muster.coordinator.v1.TransferLeadershipResponse
+	(*SaveSnapshotRequest)(nil),            // 15: muster.coordinator.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),           // 16: muster.coordinator.v1.SaveSnapshotResponse
+	(*SnapshotInfo)(nil),                   // 17: muster.coordinator.v1.SnapshotInfo
+	(*RestoreSnapshotRequest)(nil),         // 18: muster.coordinator.v1.RestoreSnapshotRequest
+	(*RestoreSnapshotResponse)(nil),        // 19: muster.coordinator.v1.RestoreSnapshotResponse
+	nil,                                    // 20: muster.coordinator.v1.GetStatusResponse.HostsEntry
+	nil,                                    // 21: muster.coordinator.v1.GetStatusResponse.AgentVersionsEntry
+	nil,                                    // 22: muster.coordinator.v1.SnapshotInfo.CountsEntry
+	nil,                                    // 23: muster.coordinator.v1.RestoreSnapshotResponse.CountsEntry
+	(*durationpb.Duration)(nil),            // 24: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),          // 25: google.protobuf.Timestamp
+	(v1.Role)(0),                           // 26: muster.access.v1.Role
 }
 var file_muster_coordinator_v1_cluster_service_proto_depIdxs = []int32{
-	13, // 0: muster.coordinator.v1.GetStatusResponse.leader_contact:type_name -> google.protobuf.Duration
+	24, // 0: muster.coordinator.v1.GetStatusResponse.leader_contact:type_name -> google.protobuf.Duration
 	2,  // 1: muster.coordinator.v1.GetStatusResponse.peers:type_name -> muster.coordinator.v1.Peer
-	11, // 2: muster.coordinator.v1.GetStatusResponse.hosts:type_name -> muster.coordinator.v1.GetStatusResponse.HostsEntry
-	12, // 3: muster.coordinator.v1.GetStatusResponse.agent_versions:type_name -> muster.coordinator.v1.GetStatusResponse.AgentVersionsEntry
-	13, // 4: muster.coordinator.v1.Peer.last_contact:type_name -> google.protobuf.Duration
+	20, // 2: muster.coordinator.v1.GetStatusResponse.hosts:type_name -> muster.coordinator.v1.GetStatusResponse.HostsEntry
+	21, // 3: muster.coordinator.v1.GetStatusResponse.agent_versions:type_name -> muster.coordinator.v1.GetStatusResponse.AgentVersionsEntry
+	24, // 4: muster.coordinator.v1.Peer.last_contact:type_name -> google.protobuf.Duration
 	2,  // 5: muster.coordinator.v1.ListPeersResponse.peers:type_name -> muster.coordinator.v1.Peer
-	13, // 6: muster.coordinator.v1.CreateCoordinatorTokenRequest.ttl:type_name -> google.protobuf.Duration
-	14, // 7: muster.coordinator.v1.CreateCoordinatorTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	15, // 8: muster.coordinator.v1.CreateUserTokenRequest.role:type_name -> muster.access.v1.Role
-	13, // 9: muster.coordinator.v1.CreateUserTokenRequest.ttl:type_name -> google.protobuf.Duration
-	14, // 10: muster.coordinator.v1.CreateUserTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 11: muster.coordinator.v1.ClusterService.GetStatus:input_type -> muster.coordinator.v1.GetStatusRequest
-	3,  // 12: muster.coordinator.v1.ClusterService.ListPeers:input_type -> muster.coordinator.v1.ListPeersRequest
-	5,  // 13: muster.coordinator.v1.ClusterService.CreateCoordinatorToken:input_type -> muster.coordinator.v1.CreateCoordinatorTokenRequest
-	7,  // 14: muster.coordinator.v1.ClusterService.CreateUserToken:input_type -> muster.coordinator.v1.CreateUserTokenRequest
-	9,  // 15: muster.coordinator.v1.ClusterService.WatchEvents:input_type -> muster.coordinator.v1.WatchEventsRequest
-	1,  // 16: muster.coordinator.v1.ClusterService.GetStatus:output_type -> muster.coordinator.v1.GetStatusResponse
-	4,  // 17: muster.coordinator.v1.ClusterService.ListPeers:output_type -> muster.coordinator.v1.ListPeersResponse
-	6,  // 18: muster.coordinator.v1.ClusterService.CreateCoordinatorToken:output_type -> muster.coordinator.v1.CreateCoordinatorTokenResponse
-	8,  // 19: muster.coordinator.v1.ClusterService.CreateUserToken:output_type -> muster.coordinator.v1.CreateUserTokenResponse
-	10, // 20: muster.coordinator.v1.ClusterService.WatchEvents:output_type -> muster.coordinator.v1.WatchEventsResponse
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	24, // 6: muster.coordinator.v1.CreateCoordinatorTokenRequest.ttl:type_name -> google.protobuf.Duration
+	25, // 7: muster.coordinator.v1.CreateCoordinatorTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	26, // 8: muster.coordinator.v1.CreateUserTokenRequest.role:type_name -> muster.access.v1.Role
+	24, // 9: muster.coordinator.v1.CreateUserTokenRequest.ttl:type_name -> google.protobuf.Duration
+	25, // 10: muster.coordinator.v1.CreateUserTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	2,  // 11: muster.coordinator.v1.RemovePeerResponse.peers:type_name -> muster.coordinator.v1.Peer
+	25, // 12: muster.coordinator.v1.SnapshotInfo.saved_at:type_name -> google.protobuf.Timestamp
+	22, // 13: muster.coordinator.v1.SnapshotInfo.counts:type_name -> muster.coordinator.v1.SnapshotInfo.CountsEntry
+	23, // 14: muster.coordinator.v1.RestoreSnapshotResponse.counts:type_name -> muster.coordinator.v1.RestoreSnapshotResponse.CountsEntry
+	0,  // 15: muster.coordinator.v1.ClusterService.GetStatus:input_type -> muster.coordinator.v1.GetStatusRequest
+	3,  // 16: muster.coordinator.v1.ClusterService.ListPeers:input_type -> muster.coordinator.v1.ListPeersRequest
+	5,  // 17: muster.coordinator.v1.ClusterService.CreateCoordinatorToken:input_type -> muster.coordinator.v1.CreateCoordinatorTokenRequest
+	7,  // 18: muster.coordinator.v1.ClusterService.CreateUserToken:input_type -> muster.coordinator.v1.CreateUserTokenRequest
+	11, // 19: muster.coordinator.v1.ClusterService.RemovePeer:input_type -> muster.coordinator.v1.RemovePeerRequest
+	13, // 20: muster.coordinator.v1.ClusterService.TransferLeadership:input_type -> muster.coordinator.v1.TransferLeadershipRequest
+	15, // 21: muster.coordinator.v1.ClusterService.SaveSnapshot:input_type -> muster.coordinator.v1.SaveSnapshotRequest
+	18, // 22: muster.coordinator.v1.ClusterService.RestoreSnapshot:input_type -> muster.coordinator.v1.RestoreSnapshotRequest
+	9,  // 23: muster.coordinator.v1.ClusterService.WatchEvents:input_type -> muster.coordinator.v1.WatchEventsRequest
+	1,  // 24: muster.coordinator.v1.ClusterService.GetStatus:output_type -> muster.coordinator.v1.GetStatusResponse
+	4,  // 25: muster.coordinator.v1.ClusterService.ListPeers:output_type -> muster.coordinator.v1.ListPeersResponse
+	6,  // 26: muster.coordinator.v1.ClusterService.CreateCoordinatorToken:output_type -> muster.coordinator.v1.CreateCoordinatorTokenResponse
+	8,  // 27: muster.coordinator.v1.ClusterService.CreateUserToken:output_type -> muster.coordinator.v1.CreateUserTokenResponse
+	12, // 28: muster.coordinator.v1.ClusterService.RemovePeer:output_type -> muster.coordinator.v1.RemovePeerResponse
+	14, // 29: muster.coordinator.v1.ClusterService.TransferLeadership:output_type -> muster.coordinator.v1.TransferLeadershipResponse
+	16, // 30: muster.coordinator.v1.ClusterService.SaveSnapshot:output_type -> muster.coordinator.v1.SaveSnapshotResponse
+	19, // 31: muster.coordinator.v1.ClusterService.RestoreSnapshot:output_type -> muster.coordinator.v1.RestoreSnapshotResponse
+	10, // 32: muster.coordinator.v1.ClusterService.WatchEvents:output_type -> muster.coordinator.v1.WatchEventsResponse
+	24, // [24:33] is the sub-list for method output_type
+	15, // [15:24] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_muster_coordinator_v1_cluster_service_proto_init() }
@@ -968,7 +1622,7 @@ func file_muster_coordinator_v1_cluster_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_coordinator_v1_cluster_service_proto_rawDesc), len(file_muster_coordinator_v1_cluster_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

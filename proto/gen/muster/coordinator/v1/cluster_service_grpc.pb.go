@@ -23,6 +23,10 @@ const (
 	ClusterService_ListPeers_FullMethodName              = "/muster.coordinator.v1.ClusterService/ListPeers"
 	ClusterService_CreateCoordinatorToken_FullMethodName = "/muster.coordinator.v1.ClusterService/CreateCoordinatorToken"
 	ClusterService_CreateUserToken_FullMethodName        = "/muster.coordinator.v1.ClusterService/CreateUserToken"
+	ClusterService_RemovePeer_FullMethodName             = "/muster.coordinator.v1.ClusterService/RemovePeer"
+	ClusterService_TransferLeadership_FullMethodName     = "/muster.coordinator.v1.ClusterService/TransferLeadership"
+	ClusterService_SaveSnapshot_FullMethodName           = "/muster.coordinator.v1.ClusterService/SaveSnapshot"
+	ClusterService_RestoreSnapshot_FullMethodName        = "/muster.coordinator.v1.ClusterService/RestoreSnapshot"
 	ClusterService_WatchEvents_FullMethodName            = "/muster.coordinator.v1.ClusterService/WatchEvents"
 )
 
@@ -30,7 +34,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ClusterService shows the coordinators and lets others join them.
+// ClusterService shows the coordinators, lets others join and leave them, and saves and restores what they hold.
 type ClusterServiceClient interface {
 	// GetStatus returns the state of the cluster and of the fleet in figures. It answers without a leader, too.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
@@ -40,6 +44,20 @@ type ClusterServiceClient interface {
 	CreateCoordinatorToken(ctx context.Context, in *CreateCoordinatorTokenRequest, opts ...grpc.CallOption) (*CreateCoordinatorTokenResponse, error)
 	// CreateUserToken makes a token with which one person or program gets a client certificate.
 	CreateUserToken(ctx context.Context, in *CreateUserTokenRequest, opts ...grpc.CallOption) (*CreateUserTokenResponse, error)
+	// RemovePeer takes a coordinator out of the cluster for good, whether it runs or not, and refuses its certificate from then on. If it leads,
+	// another one takes over first. FAILED_PRECONDITION (QUORUM) if too few working members would be left. A repeated call ends what the first
+	// one began.
+	RemovePeer(ctx context.Context, in *RemovePeerRequest, opts ...grpc.CallOption) (*RemovePeerResponse, error)
+	// TransferLeadership lets another coordinator lead.
+	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
+	// SaveSnapshot sends everything that the coordinators hold as one file, sealed with the cluster's own key: only a coordinator of this cluster
+	// opens it. The last message has the SHA-256 that the file ends with.
+	SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error)
+	// RestoreSnapshot puts stacks, releases, runs, secrets and procedures back to what they were when a snapshot of this same cluster was saved.
+	// Who belongs to the cluster (coordinators, hosts, persons, tokens) stays as it is now. Watchers must list again. FAILED_PRECONDITION
+	// (NOT_LEADER) on a coordinator that does not lead: ask the next one; INVALID_ARGUMENT (SNAPSHOT_INVALID) if the file is damaged or of
+	// another cluster; ABORTED (CONFLICT) while runs have not ended. Runs that the snapshot holds as active wait for a human.
+	RestoreSnapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreSnapshotRequest, RestoreSnapshotResponse], error)
 	// WatchEvents sends every change of the replicated state from an index on. OUT_OF_RANGE (COMPACTED) if the index is too old: list, and
 	// resume at the list's index.
 	WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error)
@@ -93,9 +111,61 @@ func (c *clusterServiceClient) CreateUserToken(ctx context.Context, in *CreateUs
 	return out, nil
 }
 
+func (c *clusterServiceClient) RemovePeer(ctx context.Context, in *RemovePeerRequest, opts ...grpc.CallOption) (*RemovePeerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemovePeerResponse)
+	err := c.cc.Invoke(ctx, ClusterService_RemovePeer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TransferLeadershipResponse)
+	err := c.cc.Invoke(ctx, ClusterService_TransferLeadership_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ClusterService_ServiceDesc.Streams[0], ClusterService_SaveSnapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SaveSnapshotRequest, SaveSnapshotResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_SaveSnapshotClient = grpc.ServerStreamingClient[SaveSnapshotResponse]
+
+func (c *clusterServiceClient) RestoreSnapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RestoreSnapshotRequest, RestoreSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ClusterService_ServiceDesc.Streams[1], ClusterService_RestoreSnapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RestoreSnapshotRequest, RestoreSnapshotResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_RestoreSnapshotClient = grpc.ClientStreamingClient[RestoreSnapshotRequest, RestoreSnapshotResponse]
+
 func (c *clusterServiceClient) WatchEvents(ctx context.Context, in *WatchEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &ClusterService_ServiceDesc.Streams[0], ClusterService_WatchEvents_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &ClusterService_ServiceDesc.Streams[2], ClusterService_WatchEvents_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +186,7 @@ type ClusterService_WatchEventsClient = grpc.ServerStreamingClient[WatchEventsRe
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
 //
-// ClusterService shows the coordinators and lets others join them.
+// ClusterService shows the coordinators, lets others join and leave them, and saves and restores what they hold.
 type ClusterServiceServer interface {
 	// GetStatus returns the state of the cluster and of the fleet in figures. It answers without a leader, too.
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
@@ -126,6 +196,20 @@ type ClusterServiceServer interface {
 	CreateCoordinatorToken(context.Context, *CreateCoordinatorTokenRequest) (*CreateCoordinatorTokenResponse, error)
 	// CreateUserToken makes a token with which one person or program gets a client certificate.
 	CreateUserToken(context.Context, *CreateUserTokenRequest) (*CreateUserTokenResponse, error)
+	// RemovePeer takes a coordinator out of the cluster for good, whether it runs or not, and refuses its certificate from then on. If it leads,
+	// another one takes over first. FAILED_PRECONDITION (QUORUM) if too few working members would be left. A repeated call ends what the first
+	// one began.
+	RemovePeer(context.Context, *RemovePeerRequest) (*RemovePeerResponse, error)
+	// TransferLeadership lets another coordinator lead.
+	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
+	// SaveSnapshot sends everything that the coordinators hold as one file, sealed with the cluster's own key: only a coordinator of this cluster
+	// opens it. The last message has the SHA-256 that the file ends with.
+	SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error
+	// RestoreSnapshot puts stacks, releases, runs, secrets and procedures back to what they were when a snapshot of this same cluster was saved.
+	// Who belongs to the cluster (coordinators, hosts, persons, tokens) stays as it is now. Watchers must list again. FAILED_PRECONDITION
+	// (NOT_LEADER) on a coordinator that does not lead: ask the next one; INVALID_ARGUMENT (SNAPSHOT_INVALID) if the file is damaged or of
+	// another cluster; ABORTED (CONFLICT) while runs have not ended. Runs that the snapshot holds as active wait for a human.
+	RestoreSnapshot(grpc.ClientStreamingServer[RestoreSnapshotRequest, RestoreSnapshotResponse]) error
 	// WatchEvents sends every change of the replicated state from an index on. OUT_OF_RANGE (COMPACTED) if the index is too old: list, and
 	// resume at the list's index.
 	WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error
@@ -150,6 +234,18 @@ func (UnimplementedClusterServiceServer) CreateCoordinatorToken(context.Context,
 }
 func (UnimplementedClusterServiceServer) CreateUserToken(context.Context, *CreateUserTokenRequest) (*CreateUserTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateUserToken not implemented")
+}
+func (UnimplementedClusterServiceServer) RemovePeer(context.Context, *RemovePeerRequest) (*RemovePeerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemovePeer not implemented")
+}
+func (UnimplementedClusterServiceServer) TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TransferLeadership not implemented")
+}
+func (UnimplementedClusterServiceServer) SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method SaveSnapshot not implemented")
+}
+func (UnimplementedClusterServiceServer) RestoreSnapshot(grpc.ClientStreamingServer[RestoreSnapshotRequest, RestoreSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method RestoreSnapshot not implemented")
 }
 func (UnimplementedClusterServiceServer) WatchEvents(*WatchEventsRequest, grpc.ServerStreamingServer[WatchEventsResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchEvents not implemented")
@@ -247,6 +343,60 @@ func _ClusterService_CreateUserToken_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_RemovePeer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemovePeerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).RemovePeer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_RemovePeer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).RemovePeer(ctx, req.(*RemovePeerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_TransferLeadership_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TransferLeadershipRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).TransferLeadership(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_TransferLeadership_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).TransferLeadership(ctx, req.(*TransferLeadershipRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_SaveSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SaveSnapshotRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ClusterServiceServer).SaveSnapshot(m, &grpc.GenericServerStream[SaveSnapshotRequest, SaveSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_SaveSnapshotServer = grpc.ServerStreamingServer[SaveSnapshotResponse]
+
+func _ClusterService_RestoreSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ClusterServiceServer).RestoreSnapshot(&grpc.GenericServerStream[RestoreSnapshotRequest, RestoreSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_RestoreSnapshotServer = grpc.ClientStreamingServer[RestoreSnapshotRequest, RestoreSnapshotResponse]
+
 func _ClusterService_WatchEvents_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchEventsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -281,8 +431,26 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "CreateUserToken",
 			Handler:    _ClusterService_CreateUserToken_Handler,
 		},
+		{
+			MethodName: "RemovePeer",
+			Handler:    _ClusterService_RemovePeer_Handler,
+		},
+		{
+			MethodName: "TransferLeadership",
+			Handler:    _ClusterService_TransferLeadership_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "SaveSnapshot",
+			Handler:       _ClusterService_SaveSnapshot_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "RestoreSnapshot",
+			Handler:       _ClusterService_RestoreSnapshot_Handler,
+			ClientStreams: true,
+		},
 		{
 			StreamName:    "WatchEvents",
 			Handler:       _ClusterService_WatchEvents_Handler,

@@ -344,6 +344,172 @@ func (x *PeerStatusResponse) GetLeader() bool {
 	return false
 }
 
+// RemoveMemberRequest names a member.
+type RemoveMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of the member.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberRequest) Reset() {
+	*x = RemoveMemberRequest{}
+	mi := &file_muster_coordinator_v1_peer_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberRequest) ProtoMessage() {}
+
+func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_peer_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
+func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_peer_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RemoveMemberRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// RemoveMemberResponse is empty.
+type RemoveMemberResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberResponse) Reset() {
+	*x = RemoveMemberResponse{}
+	mi := &file_muster_coordinator_v1_peer_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberResponse) ProtoMessage() {}
+
+func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_peer_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
+func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_peer_service_proto_rawDescGZIP(), []int{7}
+}
+
+// HandOverRequest names a member.
+type HandOverRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of the member that shall lead; empty lets the leader choose.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOverRequest) Reset() {
+	*x = HandOverRequest{}
+	mi := &file_muster_coordinator_v1_peer_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOverRequest) ProtoMessage() {}
+
+func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_peer_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOverRequest.ProtoReflect.Descriptor instead.
+func (*HandOverRequest) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_peer_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HandOverRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// HandOverResponse is empty.
+type HandOverResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOverResponse) Reset() {
+	*x = HandOverResponse{}
+	mi := &file_muster_coordinator_v1_peer_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOverResponse) ProtoMessage() {}
+
+func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_coordinator_v1_peer_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOverResponse.ProtoReflect.Descriptor instead.
+func (*HandOverResponse) Descriptor() ([]byte, []int) {
+	return file_muster_coordinator_v1_peer_service_proto_rawDescGZIP(), []int{9}
+}
+
 var File_muster_coordinator_v1_peer_service_proto protoreflect.FileDescriptor
 
 const file_muster_coordinator_v1_peer_service_proto_rawDesc = "" +
@@ -365,13 +531,23 @@ const file_muster_coordinator_v1_peer_service_proto_rawDesc = "" +
 	"\rapplied_index\x18\x04 \x01(\x04R\fappliedIndex\x12\x12\n" +
 	"\x04term\x18\x05 \x01(\x04R\x04term\x12<\n" +
 	"\flast_contact\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vlastContact\x12\x16\n" +
-	"\x06leader\x18\a \x01(\bR\x06leader2\xd0\x02\n" +
+	"\x06leader\x18\a \x01(\bR\x06leader\"%\n" +
+	"\x13RemoveMemberRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x16\n" +
+	"\x14RemoveMemberResponse\"!\n" +
+	"\x0fHandOverRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x12\n" +
+	"\x10HandOverResponse2\xac\x04\n" +
 	"\vPeerService\x12h\n" +
 	"\aPropose\x12%.muster.coordinator.v1.ProposeRequest\x1a&.muster.coordinator.v1.ProposeResponse\"\x0e\xca\xf3\x18\n" +
 	"\n" +
 	"\x01\x02\x18\x02 \x80\x80\x80\x01\x12i\n" +
 	"\tReadIndex\x12'.muster.coordinator.v1.ReadIndexRequest\x1a(.muster.coordinator.v1.ReadIndexResponse\"\t\xca\xf3\x18\x05\n" +
-	"\x01\x02\x18\x01\x12l\n" +
+	"\x01\x02\x18\x01\x12r\n" +
+	"\fRemoveMember\x12*.muster.coordinator.v1.RemoveMemberRequest\x1a+.muster.coordinator.v1.RemoveMemberResponse\"\t\xca\xf3\x18\x05\n" +
+	"\x01\x02\x18\x04\x12f\n" +
+	"\bHandOver\x12&.muster.coordinator.v1.HandOverRequest\x1a'.muster.coordinator.v1.HandOverResponse\"\t\xca\xf3\x18\x05\n" +
+	"\x01\x02\x18\x02\x12l\n" +
 	"\n" +
 	"PeerStatus\x12(.muster.coordinator.v1.PeerStatusRequest\x1a).muster.coordinator.v1.PeerStatusResponse\"\t\xca\xf3\x18\x05\n" +
 	"\x01\x02\x18\x01B\xee\x01\n" +
@@ -389,29 +565,37 @@ func file_muster_coordinator_v1_peer_service_proto_rawDescGZIP() []byte {
 	return file_muster_coordinator_v1_peer_service_proto_rawDescData
 }
 
-var file_muster_coordinator_v1_peer_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_muster_coordinator_v1_peer_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_muster_coordinator_v1_peer_service_proto_goTypes = []any{
-	(*ProposeRequest)(nil),      // 0: muster.coordinator.v1.ProposeRequest
-	(*ProposeResponse)(nil),     // 1: muster.coordinator.v1.ProposeResponse
-	(*ReadIndexRequest)(nil),    // 2: muster.coordinator.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),   // 3: muster.coordinator.v1.ReadIndexResponse
-	(*PeerStatusRequest)(nil),   // 4: muster.coordinator.v1.PeerStatusRequest
-	(*PeerStatusResponse)(nil),  // 5: muster.coordinator.v1.PeerStatusResponse
-	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
+	(*ProposeRequest)(nil),       // 0: muster.coordinator.v1.ProposeRequest
+	(*ProposeResponse)(nil),      // 1: muster.coordinator.v1.ProposeResponse
+	(*ReadIndexRequest)(nil),     // 2: muster.coordinator.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),    // 3: muster.coordinator.v1.ReadIndexResponse
+	(*PeerStatusRequest)(nil),    // 4: muster.coordinator.v1.PeerStatusRequest
+	(*PeerStatusResponse)(nil),   // 5: muster.coordinator.v1.PeerStatusResponse
+	(*RemoveMemberRequest)(nil),  // 6: muster.coordinator.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil), // 7: muster.coordinator.v1.RemoveMemberResponse
+	(*HandOverRequest)(nil),      // 8: muster.coordinator.v1.HandOverRequest
+	(*HandOverResponse)(nil),     // 9: muster.coordinator.v1.HandOverResponse
+	(*durationpb.Duration)(nil),  // 10: google.protobuf.Duration
 }
 var file_muster_coordinator_v1_peer_service_proto_depIdxs = []int32{
-	6, // 0: muster.coordinator.v1.PeerStatusResponse.last_contact:type_name -> google.protobuf.Duration
-	0, // 1: muster.coordinator.v1.PeerService.Propose:input_type -> muster.coordinator.v1.ProposeRequest
-	2, // 2: muster.coordinator.v1.PeerService.ReadIndex:input_type -> muster.coordinator.v1.ReadIndexRequest
-	4, // 3: muster.coordinator.v1.PeerService.PeerStatus:input_type -> muster.coordinator.v1.PeerStatusRequest
-	1, // 4: muster.coordinator.v1.PeerService.Propose:output_type -> muster.coordinator.v1.ProposeResponse
-	3, // 5: muster.coordinator.v1.PeerService.ReadIndex:output_type -> muster.coordinator.v1.ReadIndexResponse
-	5, // 6: muster.coordinator.v1.PeerService.PeerStatus:output_type -> muster.coordinator.v1.PeerStatusResponse
-	4, // [4:7] is the sub-list for method output_type
-	1, // [1:4] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	10, // 0: muster.coordinator.v1.PeerStatusResponse.last_contact:type_name -> google.protobuf.Duration
+	0,  // 1: muster.coordinator.v1.PeerService.Propose:input_type -> muster.coordinator.v1.ProposeRequest
+	2,  // 2: muster.coordinator.v1.PeerService.ReadIndex:input_type -> muster.coordinator.v1.ReadIndexRequest
+	6,  // 3: muster.coordinator.v1.PeerService.RemoveMember:input_type -> muster.coordinator.v1.RemoveMemberRequest
+	8,  // 4: muster.coordinator.v1.PeerService.HandOver:input_type -> muster.coordinator.v1.HandOverRequest
+	4,  // 5: muster.coordinator.v1.PeerService.PeerStatus:input_type -> muster.coordinator.v1.PeerStatusRequest
+	1,  // 6: muster.coordinator.v1.PeerService.Propose:output_type -> muster.coordinator.v1.ProposeResponse
+	3,  // 7: muster.coordinator.v1.PeerService.ReadIndex:output_type -> muster.coordinator.v1.ReadIndexResponse
+	7,  // 8: muster.coordinator.v1.PeerService.RemoveMember:output_type -> muster.coordinator.v1.RemoveMemberResponse
+	9,  // 9: muster.coordinator.v1.PeerService.HandOver:output_type -> muster.coordinator.v1.HandOverResponse
+	5,  // 10: muster.coordinator.v1.PeerService.PeerStatus:output_type -> muster.coordinator.v1.PeerStatusResponse
+	6,  // [6:11] is the sub-list for method output_type
+	1,  // [1:6] is the sub-list for method input_type
+	1,  // [1:1] is the sub-list for extension type_name
+	1,  // [1:1] is the sub-list for extension extendee
+	0,  // [0:1] is the sub-list for field type_name
 }
 
 func init() { file_muster_coordinator_v1_peer_service_proto_init() }
@@ -425,7 +609,7 @@ func file_muster_coordinator_v1_peer_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_coordinator_v1_peer_service_proto_rawDesc), len(file_muster_coordinator_v1_peer_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,9 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PeerService_Propose_FullMethodName    = "/muster.coordinator.v1.PeerService/Propose"
-	PeerService_ReadIndex_FullMethodName  = "/muster.coordinator.v1.PeerService/ReadIndex"
-	PeerService_PeerStatus_FullMethodName = "/muster.coordinator.v1.PeerService/PeerStatus"
+	PeerService_Propose_FullMethodName      = "/muster.coordinator.v1.PeerService/Propose"
+	PeerService_ReadIndex_FullMethodName    = "/muster.coordinator.v1.PeerService/ReadIndex"
+	PeerService_RemoveMember_FullMethodName = "/muster.coordinator.v1.PeerService/RemoveMember"
+	PeerService_HandOver_FullMethodName     = "/muster.coordinator.v1.PeerService/HandOver"
+	PeerService_PeerStatus_FullMethodName   = "/muster.coordinator.v1.PeerService/PeerStatus"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -36,6 +38,10 @@ type PeerServiceClient interface {
 	// ReadIndex returns an index up to which a follower must have applied before it serves a linearizable read.
 	// FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
 	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
+	// RemoveMember takes a member out of the raft cluster. FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
+	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
+	// HandOver lets another member lead. FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
+	HandOver(ctx context.Context, in *HandOverRequest, opts ...grpc.CallOption) (*HandOverResponse, error)
 	// PeerStatus tells how this member stands.
 	PeerStatus(ctx context.Context, in *PeerStatusRequest, opts ...grpc.CallOption) (*PeerStatusResponse, error)
 }
@@ -68,6 +74,26 @@ func (c *peerServiceClient) ReadIndex(ctx context.Context, in *ReadIndexRequest,
 	return out, nil
 }
 
+func (c *peerServiceClient) RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveMemberResponse)
+	err := c.cc.Invoke(ctx, PeerService_RemoveMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerServiceClient) HandOver(ctx context.Context, in *HandOverRequest, opts ...grpc.CallOption) (*HandOverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HandOverResponse)
+	err := c.cc.Invoke(ctx, PeerService_HandOver_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerServiceClient) PeerStatus(ctx context.Context, in *PeerStatusRequest, opts ...grpc.CallOption) (*PeerStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PeerStatusResponse)
@@ -90,6 +116,10 @@ type PeerServiceServer interface {
 	// ReadIndex returns an index up to which a follower must have applied before it serves a linearizable read.
 	// FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
 	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
+	// RemoveMember takes a member out of the raft cluster. FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
+	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
+	// HandOver lets another member lead. FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
+	HandOver(context.Context, *HandOverRequest) (*HandOverResponse, error)
 	// PeerStatus tells how this member stands.
 	PeerStatus(context.Context, *PeerStatusRequest) (*PeerStatusResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
@@ -107,6 +137,12 @@ func (UnimplementedPeerServiceServer) Propose(context.Context, *ProposeRequest) 
 }
 func (UnimplementedPeerServiceServer) ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadIndex not implemented")
+}
+func (UnimplementedPeerServiceServer) RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveMember not implemented")
+}
+func (UnimplementedPeerServiceServer) HandOver(context.Context, *HandOverRequest) (*HandOverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method HandOver not implemented")
 }
 func (UnimplementedPeerServiceServer) PeerStatus(context.Context, *PeerStatusRequest) (*PeerStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PeerStatus not implemented")
@@ -168,6 +204,42 @@ func _PeerService_ReadIndex_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PeerService_RemoveMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).RemoveMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_RemoveMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).RemoveMember(ctx, req.(*RemoveMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PeerService_HandOver_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HandOverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).HandOver(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_HandOver_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).HandOver(ctx, req.(*HandOverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PeerService_PeerStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PeerStatusRequest)
 	if err := dec(in); err != nil {
@@ -200,6 +272,14 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReadIndex",
 			Handler:    _PeerService_ReadIndex_Handler,
+		},
+		{
+			MethodName: "RemoveMember",
+			Handler:    _PeerService_RemoveMember_Handler,
+		},
+		{
+			MethodName: "HandOver",
+			Handler:    _PeerService_HandOver_Handler,
 		},
 		{
 			MethodName: "PeerStatus",

@@ -45,6 +45,18 @@ const (
 	// ClusterServiceCreateUserTokenProcedure is the fully-qualified name of the ClusterService's
 	// CreateUserToken RPC.
 	ClusterServiceCreateUserTokenProcedure = "/muster.coordinator.v1.ClusterService/CreateUserToken"
+	// ClusterServiceRemovePeerProcedure is the fully-qualified name of the ClusterService's RemovePeer
+	// RPC.
+	ClusterServiceRemovePeerProcedure = "/muster.coordinator.v1.ClusterService/RemovePeer"
+	// ClusterServiceTransferLeadershipProcedure is the fully-qualified name of the ClusterService's
+	// TransferLeadership RPC.
+	ClusterServiceTransferLeadershipProcedure = "/muster.coordinator.v1.ClusterService/TransferLeadership"
+	// ClusterServiceSaveSnapshotProcedure is the fully-qualified name of the ClusterService's
+	// SaveSnapshot RPC.
+	ClusterServiceSaveSnapshotProcedure = "/muster.coordinator.v1.ClusterService/SaveSnapshot"
+	// ClusterServiceRestoreSnapshotProcedure is the fully-qualified name of the ClusterService's
+	// RestoreSnapshot RPC.
+	ClusterServiceRestoreSnapshotProcedure = "/muster.coordinator.v1.ClusterService/RestoreSnapshot"
 	// ClusterServiceWatchEventsProcedure is the fully-qualified name of the ClusterService's
 	// WatchEvents RPC.
 	ClusterServiceWatchEventsProcedure = "/muster.coordinator.v1.ClusterService/WatchEvents"
@@ -60,6 +72,20 @@ type ClusterServiceClient interface {
 	CreateCoordinatorToken(context.Context, *v1.CreateCoordinatorTokenRequest) (*v1.CreateCoordinatorTokenResponse, error)
 	// CreateUserToken makes a token with which one person or program gets a client certificate.
 	CreateUserToken(context.Context, *v1.CreateUserTokenRequest) (*v1.CreateUserTokenResponse, error)
+	// RemovePeer takes a coordinator out of the cluster for good, whether it runs or not, and refuses its certificate from then on. If it leads,
+	// another one takes over first. FAILED_PRECONDITION (QUORUM) if too few working members would be left. A repeated call ends what the first
+	// one began.
+	RemovePeer(context.Context, *v1.RemovePeerRequest) (*v1.RemovePeerResponse, error)
+	// TransferLeadership lets another coordinator lead.
+	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
+	// SaveSnapshot sends everything that the coordinators hold as one file, sealed with the cluster's own key: only a coordinator of this cluster
+	// opens it. The last message has the SHA-256 that the file ends with.
+	SaveSnapshot(context.Context, *v1.SaveSnapshotRequest) (*connect.ServerStreamForClient[v1.SaveSnapshotResponse], error)
+	// RestoreSnapshot puts stacks, releases, runs, secrets and procedures back to what they were when a snapshot of this same cluster was saved.
+	// Who belongs to the cluster (coordinators, hosts, persons, tokens) stays as it is now. Watchers must list again. FAILED_PRECONDITION
+	// (NOT_LEADER) on a coordinator that does not lead: ask the next one; INVALID_ARGUMENT (SNAPSHOT_INVALID) if the file is damaged or of
+	// another cluster; ABORTED (CONFLICT) while runs have not ended. Runs that the snapshot holds as active wait for a human.
+	RestoreSnapshot(context.Context) (*connect.ClientStreamForClientSimple[v1.RestoreSnapshotRequest, v1.RestoreSnapshotResponse], error)
 	// WatchEvents sends every change of the replicated state from an index on. OUT_OF_RANGE (COMPACTED) if the index is too old: list, and
 	// resume at the list's index.
 	WatchEvents(context.Context, *v1.WatchEventsRequest) (*connect.ServerStreamForClient[v1.WatchEventsResponse], error)
@@ -100,6 +126,30 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("CreateUserToken")),
 			connect.WithClientOptions(opts...),
 		),
+		removePeer: connect.NewClient[v1.RemovePeerRequest, v1.RemovePeerResponse](
+			httpClient,
+			baseURL+ClusterServiceRemovePeerProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("RemovePeer")),
+			connect.WithClientOptions(opts...),
+		),
+		transferLeadership: connect.NewClient[v1.TransferLeadershipRequest, v1.TransferLeadershipResponse](
+			httpClient,
+			baseURL+ClusterServiceTransferLeadershipProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("TransferLeadership")),
+			connect.WithClientOptions(opts...),
+		),
+		saveSnapshot: connect.NewClient[v1.SaveSnapshotRequest, v1.SaveSnapshotResponse](
+			httpClient,
+			baseURL+ClusterServiceSaveSnapshotProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("SaveSnapshot")),
+			connect.WithClientOptions(opts...),
+		),
+		restoreSnapshot: connect.NewClient[v1.RestoreSnapshotRequest, v1.RestoreSnapshotResponse](
+			httpClient,
+			baseURL+ClusterServiceRestoreSnapshotProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("RestoreSnapshot")),
+			connect.WithClientOptions(opts...),
+		),
 		watchEvents: connect.NewClient[v1.WatchEventsRequest, v1.WatchEventsResponse](
 			httpClient,
 			baseURL+ClusterServiceWatchEventsProcedure,
@@ -115,6 +165,10 @@ type clusterServiceClient struct {
 	listPeers              *connect.Client[v1.ListPeersRequest, v1.ListPeersResponse]
 	createCoordinatorToken *connect.Client[v1.CreateCoordinatorTokenRequest, v1.CreateCoordinatorTokenResponse]
 	createUserToken        *connect.Client[v1.CreateUserTokenRequest, v1.CreateUserTokenResponse]
+	removePeer             *connect.Client[v1.RemovePeerRequest, v1.RemovePeerResponse]
+	transferLeadership     *connect.Client[v1.TransferLeadershipRequest, v1.TransferLeadershipResponse]
+	saveSnapshot           *connect.Client[v1.SaveSnapshotRequest, v1.SaveSnapshotResponse]
+	restoreSnapshot        *connect.Client[v1.RestoreSnapshotRequest, v1.RestoreSnapshotResponse]
 	watchEvents            *connect.Client[v1.WatchEventsRequest, v1.WatchEventsResponse]
 }
 
@@ -154,6 +208,34 @@ func (c *clusterServiceClient) CreateUserToken(ctx context.Context, req *v1.Crea
 	return nil, err
 }
 
+// RemovePeer calls muster.coordinator.v1.ClusterService.RemovePeer.
+func (c *clusterServiceClient) RemovePeer(ctx context.Context, req *v1.RemovePeerRequest) (*v1.RemovePeerResponse, error) {
+	response, err := c.removePeer.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// TransferLeadership calls muster.coordinator.v1.ClusterService.TransferLeadership.
+func (c *clusterServiceClient) TransferLeadership(ctx context.Context, req *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error) {
+	response, err := c.transferLeadership.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SaveSnapshot calls muster.coordinator.v1.ClusterService.SaveSnapshot.
+func (c *clusterServiceClient) SaveSnapshot(ctx context.Context, req *v1.SaveSnapshotRequest) (*connect.ServerStreamForClient[v1.SaveSnapshotResponse], error) {
+	return c.saveSnapshot.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// RestoreSnapshot calls muster.coordinator.v1.ClusterService.RestoreSnapshot.
+func (c *clusterServiceClient) RestoreSnapshot(ctx context.Context) (*connect.ClientStreamForClientSimple[v1.RestoreSnapshotRequest, v1.RestoreSnapshotResponse], error) {
+	return c.restoreSnapshot.CallClientStreamSimple(ctx)
+}
+
 // WatchEvents calls muster.coordinator.v1.ClusterService.WatchEvents.
 func (c *clusterServiceClient) WatchEvents(ctx context.Context, req *v1.WatchEventsRequest) (*connect.ServerStreamForClient[v1.WatchEventsResponse], error) {
 	return c.watchEvents.CallServerStream(ctx, connect.NewRequest(req))
@@ -169,6 +251,20 @@ type ClusterServiceHandler interface {
 	CreateCoordinatorToken(context.Context, *v1.CreateCoordinatorTokenRequest) (*v1.CreateCoordinatorTokenResponse, error)
 	// CreateUserToken makes a token with which one person or program gets a client certificate.
 	CreateUserToken(context.Context, *v1.CreateUserTokenRequest) (*v1.CreateUserTokenResponse, error)
+	// RemovePeer takes a coordinator out of the cluster for good, whether it runs or not, and refuses its certificate from then on. If it leads,
+	// another one takes over first. FAILED_PRECONDITION (QUORUM) if too few working members would be left. A repeated call ends what the first
+	// one began.
+	RemovePeer(context.Context, *v1.RemovePeerRequest) (*v1.RemovePeerResponse, error)
+	// TransferLeadership lets another coordinator lead.
+	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
+	// SaveSnapshot sends everything that the coordinators hold as one file, sealed with the cluster's own key: only a coordinator of this cluster
+	// opens it. The last message has the SHA-256 that the file ends with.
+	SaveSnapshot(context.Context, *v1.SaveSnapshotRequest, *connect.ServerStream[v1.SaveSnapshotResponse]) error
+	// RestoreSnapshot puts stacks, releases, runs, secrets and procedures back to what they were when a snapshot of this same cluster was saved.
+	// Who belongs to the cluster (coordinators, hosts, persons, tokens) stays as it is now. Watchers must list again. FAILED_PRECONDITION
+	// (NOT_LEADER) on a coordinator that does not lead: ask the next one; INVALID_ARGUMENT (SNAPSHOT_INVALID) if the file is damaged or of
+	// another cluster; ABORTED (CONFLICT) while runs have not ended. Runs that the snapshot holds as active wait for a human.
+	RestoreSnapshot(context.Context, *connect.ClientStream[v1.RestoreSnapshotRequest]) (*v1.RestoreSnapshotResponse, error)
 	// WatchEvents sends every change of the replicated state from an index on. OUT_OF_RANGE (COMPACTED) if the index is too old: list, and
 	// resume at the list's index.
 	WatchEvents(context.Context, *v1.WatchEventsRequest, *connect.ServerStream[v1.WatchEventsResponse]) error
@@ -205,6 +301,30 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("CreateUserToken")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceRemovePeerHandler := connect.NewUnaryHandlerSimple(
+		ClusterServiceRemovePeerProcedure,
+		svc.RemovePeer,
+		connect.WithSchema(clusterServiceMethods.ByName("RemovePeer")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceTransferLeadershipHandler := connect.NewUnaryHandlerSimple(
+		ClusterServiceTransferLeadershipProcedure,
+		svc.TransferLeadership,
+		connect.WithSchema(clusterServiceMethods.ByName("TransferLeadership")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceSaveSnapshotHandler := connect.NewServerStreamHandlerSimple(
+		ClusterServiceSaveSnapshotProcedure,
+		svc.SaveSnapshot,
+		connect.WithSchema(clusterServiceMethods.ByName("SaveSnapshot")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceRestoreSnapshotHandler := connect.NewClientStreamHandlerSimple(
+		ClusterServiceRestoreSnapshotProcedure,
+		svc.RestoreSnapshot,
+		connect.WithSchema(clusterServiceMethods.ByName("RestoreSnapshot")),
+		connect.WithHandlerOptions(opts...),
+	)
 	clusterServiceWatchEventsHandler := connect.NewServerStreamHandlerSimple(
 		ClusterServiceWatchEventsProcedure,
 		svc.WatchEvents,
@@ -221,6 +341,14 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceCreateCoordinatorTokenHandler.ServeHTTP(w, r)
 		case ClusterServiceCreateUserTokenProcedure:
 			clusterServiceCreateUserTokenHandler.ServeHTTP(w, r)
+		case ClusterServiceRemovePeerProcedure:
+			clusterServiceRemovePeerHandler.ServeHTTP(w, r)
+		case ClusterServiceTransferLeadershipProcedure:
+			clusterServiceTransferLeadershipHandler.ServeHTTP(w, r)
+		case ClusterServiceSaveSnapshotProcedure:
+			clusterServiceSaveSnapshotHandler.ServeHTTP(w, r)
+		case ClusterServiceRestoreSnapshotProcedure:
+			clusterServiceRestoreSnapshotHandler.ServeHTTP(w, r)
 		case ClusterServiceWatchEventsProcedure:
 			clusterServiceWatchEventsHandler.ServeHTTP(w, r)
 		default:
@@ -246,6 +374,22 @@ func (UnimplementedClusterServiceHandler) CreateCoordinatorToken(context.Context
 
 func (UnimplementedClusterServiceHandler) CreateUserToken(context.Context, *v1.CreateUserTokenRequest) (*v1.CreateUserTokenResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.ClusterService.CreateUserToken is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) RemovePeer(context.Context, *v1.RemovePeerRequest) (*v1.RemovePeerResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.ClusterService.RemovePeer is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.ClusterService.TransferLeadership is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) SaveSnapshot(context.Context, *v1.SaveSnapshotRequest, *connect.ServerStream[v1.SaveSnapshotResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.ClusterService.SaveSnapshot is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) RestoreSnapshot(context.Context, *connect.ClientStream[v1.RestoreSnapshotRequest]) (*v1.RestoreSnapshotResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.ClusterService.RestoreSnapshot is not implemented"))
 }
 
 func (UnimplementedClusterServiceHandler) WatchEvents(context.Context, *v1.WatchEventsRequest, *connect.ServerStream[v1.WatchEventsResponse]) error {

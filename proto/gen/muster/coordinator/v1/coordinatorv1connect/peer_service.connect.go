@@ -37,6 +37,11 @@ const (
 	PeerServiceProposeProcedure = "/muster.coordinator.v1.PeerService/Propose"
 	// PeerServiceReadIndexProcedure is the fully-qualified name of the PeerService's ReadIndex RPC.
 	PeerServiceReadIndexProcedure = "/muster.coordinator.v1.PeerService/ReadIndex"
+	// PeerServiceRemoveMemberProcedure is the fully-qualified name of the PeerService's RemoveMember
+	// RPC.
+	PeerServiceRemoveMemberProcedure = "/muster.coordinator.v1.PeerService/RemoveMember"
+	// PeerServiceHandOverProcedure is the fully-qualified name of the PeerService's HandOver RPC.
+	PeerServiceHandOverProcedure = "/muster.coordinator.v1.PeerService/HandOver"
 	// PeerServicePeerStatusProcedure is the fully-qualified name of the PeerService's PeerStatus RPC.
 	PeerServicePeerStatusProcedure = "/muster.coordinator.v1.PeerService/PeerStatus"
 )
@@ -49,6 +54,10 @@ type PeerServiceClient interface {
 	// ReadIndex returns an index up to which a follower must have applied before it serves a linearizable read.
 	// FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
 	ReadIndex(context.Context, *v1.ReadIndexRequest) (*v1.ReadIndexResponse, error)
+	// RemoveMember takes a member out of the raft cluster. FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
+	RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error)
+	// HandOver lets another member lead. FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
+	HandOver(context.Context, *v1.HandOverRequest) (*v1.HandOverResponse, error)
 	// PeerStatus tells how this member stands.
 	PeerStatus(context.Context, *v1.PeerStatusRequest) (*v1.PeerStatusResponse, error)
 }
@@ -76,6 +85,18 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(peerServiceMethods.ByName("ReadIndex")),
 			connect.WithClientOptions(opts...),
 		),
+		removeMember: connect.NewClient[v1.RemoveMemberRequest, v1.RemoveMemberResponse](
+			httpClient,
+			baseURL+PeerServiceRemoveMemberProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("RemoveMember")),
+			connect.WithClientOptions(opts...),
+		),
+		handOver: connect.NewClient[v1.HandOverRequest, v1.HandOverResponse](
+			httpClient,
+			baseURL+PeerServiceHandOverProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("HandOver")),
+			connect.WithClientOptions(opts...),
+		),
 		peerStatus: connect.NewClient[v1.PeerStatusRequest, v1.PeerStatusResponse](
 			httpClient,
 			baseURL+PeerServicePeerStatusProcedure,
@@ -87,9 +108,11 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // peerServiceClient implements PeerServiceClient.
 type peerServiceClient struct {
-	propose    *connect.Client[v1.ProposeRequest, v1.ProposeResponse]
-	readIndex  *connect.Client[v1.ReadIndexRequest, v1.ReadIndexResponse]
-	peerStatus *connect.Client[v1.PeerStatusRequest, v1.PeerStatusResponse]
+	propose      *connect.Client[v1.ProposeRequest, v1.ProposeResponse]
+	readIndex    *connect.Client[v1.ReadIndexRequest, v1.ReadIndexResponse]
+	removeMember *connect.Client[v1.RemoveMemberRequest, v1.RemoveMemberResponse]
+	handOver     *connect.Client[v1.HandOverRequest, v1.HandOverResponse]
+	peerStatus   *connect.Client[v1.PeerStatusRequest, v1.PeerStatusResponse]
 }
 
 // Propose calls muster.coordinator.v1.PeerService.Propose.
@@ -104,6 +127,24 @@ func (c *peerServiceClient) Propose(ctx context.Context, req *v1.ProposeRequest)
 // ReadIndex calls muster.coordinator.v1.PeerService.ReadIndex.
 func (c *peerServiceClient) ReadIndex(ctx context.Context, req *v1.ReadIndexRequest) (*v1.ReadIndexResponse, error) {
 	response, err := c.readIndex.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RemoveMember calls muster.coordinator.v1.PeerService.RemoveMember.
+func (c *peerServiceClient) RemoveMember(ctx context.Context, req *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error) {
+	response, err := c.removeMember.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// HandOver calls muster.coordinator.v1.PeerService.HandOver.
+func (c *peerServiceClient) HandOver(ctx context.Context, req *v1.HandOverRequest) (*v1.HandOverResponse, error) {
+	response, err := c.handOver.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -127,6 +168,10 @@ type PeerServiceHandler interface {
 	// ReadIndex returns an index up to which a follower must have applied before it serves a linearizable read.
 	// FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
 	ReadIndex(context.Context, *v1.ReadIndexRequest) (*v1.ReadIndexResponse, error)
+	// RemoveMember takes a member out of the raft cluster. FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
+	RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error)
+	// HandOver lets another member lead. FAILED_PRECONDITION (NOT_LEADER) if this is not the leader.
+	HandOver(context.Context, *v1.HandOverRequest) (*v1.HandOverResponse, error)
 	// PeerStatus tells how this member stands.
 	PeerStatus(context.Context, *v1.PeerStatusRequest) (*v1.PeerStatusResponse, error)
 }
@@ -150,6 +195,18 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(peerServiceMethods.ByName("ReadIndex")),
 		connect.WithHandlerOptions(opts...),
 	)
+	peerServiceRemoveMemberHandler := connect.NewUnaryHandlerSimple(
+		PeerServiceRemoveMemberProcedure,
+		svc.RemoveMember,
+		connect.WithSchema(peerServiceMethods.ByName("RemoveMember")),
+		connect.WithHandlerOptions(opts...),
+	)
+	peerServiceHandOverHandler := connect.NewUnaryHandlerSimple(
+		PeerServiceHandOverProcedure,
+		svc.HandOver,
+		connect.WithSchema(peerServiceMethods.ByName("HandOver")),
+		connect.WithHandlerOptions(opts...),
+	)
 	peerServicePeerStatusHandler := connect.NewUnaryHandlerSimple(
 		PeerServicePeerStatusProcedure,
 		svc.PeerStatus,
@@ -162,6 +219,10 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 			peerServiceProposeHandler.ServeHTTP(w, r)
 		case PeerServiceReadIndexProcedure:
 			peerServiceReadIndexHandler.ServeHTTP(w, r)
+		case PeerServiceRemoveMemberProcedure:
+			peerServiceRemoveMemberHandler.ServeHTTP(w, r)
+		case PeerServiceHandOverProcedure:
+			peerServiceHandOverHandler.ServeHTTP(w, r)
 		case PeerServicePeerStatusProcedure:
 			peerServicePeerStatusHandler.ServeHTTP(w, r)
 		default:
@@ -179,6 +240,14 @@ func (UnimplementedPeerServiceHandler) Propose(context.Context, *v1.ProposeReque
 
 func (UnimplementedPeerServiceHandler) ReadIndex(context.Context, *v1.ReadIndexRequest) (*v1.ReadIndexResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.PeerService.ReadIndex is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) RemoveMember(context.Context, *v1.RemoveMemberRequest) (*v1.RemoveMemberResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.PeerService.RemoveMember is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) HandOver(context.Context, *v1.HandOverRequest) (*v1.HandOverResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("muster.coordinator.v1.PeerService.HandOver is not implemented"))
 }
 
 func (UnimplementedPeerServiceHandler) PeerStatus(context.Context, *v1.PeerStatusRequest) (*v1.PeerStatusResponse, error) {
