@@ -36,20 +36,21 @@ type Options struct {
 
 // Servers are the coordinator's servers, for gRPC and for JSON alike.
 type Servers struct {
-	Host    *HostServer
-	Stack   *StackServer
-	Run     *RunServer
-	Cluster *ClusterServer
-	Enroll  *EnrollServer
-	Secret  *SecretServer
-	Service *ServiceServer
+	Host      *HostServer
+	Stack     *StackServer
+	Run       *RunServer
+	Cluster   *ClusterServer
+	Enroll    *EnrollServer
+	Secret    *SecretServer
+	Procedure *ProcedureServer
+	Service   *ServiceServer
 }
 
 // New returns the servers.
 func New(options Options) *Servers {
 	b := &backend{Options: options, log: options.Logger.With("component", "api"), planner: &runbook.Planner{Conn: options.Hosts.Await}}
 	return &Servers{
-		Host: &HostServer{backend: b}, Stack: &StackServer{backend: b}, Run: &RunServer{backend: b}, Cluster: &ClusterServer{backend: b}, Enroll: &EnrollServer{backend: b}, Secret: &SecretServer{backend: b},
+		Host: &HostServer{backend: b}, Stack: &StackServer{backend: b}, Run: &RunServer{backend: b}, Cluster: &ClusterServer{backend: b}, Enroll: &EnrollServer{backend: b}, Secret: &SecretServer{backend: b}, Procedure: &ProcedureServer{backend: b},
 		Service: &ServiceServer{backend: b},
 	}
 }
@@ -62,6 +63,7 @@ func (s *Servers) Register(g grpc.ServiceRegistrar) {
 	coordinatorv1.RegisterClusterServiceServer(g, s.Cluster)
 	coordinatorv1.RegisterEnrollServiceServer(g, s.Enroll)
 	coordinatorv1.RegisterSecretServiceServer(g, s.Secret)
+	coordinatorv1.RegisterProcedureServiceServer(g, s.Procedure)
 	coordinatorv1.RegisterServiceServiceServer(g, s.Service)
 }
 

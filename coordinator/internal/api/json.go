@@ -46,6 +46,7 @@ func (s *Servers) Handler(gate *grpcserver.Gate) http.Handler {
 	mux.Handle(coordinatorv1connect.NewEnrollServiceHandler(s.Enroll, options...))
 	mux.Handle(coordinatorv1connect.NewSecretServiceHandler(s.Secret, options...))
 	mux.Handle(coordinatorv1connect.NewServiceServiceHandler(s.Service, options...))
+	mux.Handle(coordinatorv1connect.NewProcedureServiceHandler(s.Procedure, options...))
 	return withCaller(mux)
 }
 

@@ -1406,30 +1406,32 @@ func (x *JobArguments) GetSecrets() map[string]string {
 	return nil
 }
 
-// RestartArguments are those of service.restart: every instance of the target's service in turn, routed around, drained, stopped, started, ready,
-// routed to again. Its times are those of the service's own gate, drain limit and stop grace.
-type RestartArguments struct {
+// ServiceArguments are those of service.restart and service.reload, which are `musterctl service restart` and `reload`: in waves by the service's own
+// update policy, with the times of its gate, drain limit and stop grace.
+type ServiceArguments struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// parallelism of the restart; default 1. At least one instance stays, unless there is only one.
-	Parallelism   uint32 `protobuf:"varint,1,opt,name=parallelism,proto3" json:"parallelism,omitempty"`
+	// delay between waves, instead of the service's own.
+	Delay *durationpb.Duration `protobuf:"bytes,1,opt,name=delay,proto3" json:"delay,omitempty"`
+	// signal of service.reload, instead of the service's own.
+	Signal        string `protobuf:"bytes,2,opt,name=signal,proto3" json:"signal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RestartArguments) Reset() {
-	*x = RestartArguments{}
+func (x *ServiceArguments) Reset() {
+	*x = ServiceArguments{}
 	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RestartArguments) String() string {
+func (x *ServiceArguments) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RestartArguments) ProtoMessage() {}
+func (*ServiceArguments) ProtoMessage() {}
 
-func (x *RestartArguments) ProtoReflect() protoreflect.Message {
+func (x *ServiceArguments) ProtoReflect() protoreflect.Message {
 	mi := &file_muster_coordinator_v1_procedure_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1441,16 +1443,23 @@ func (x *RestartArguments) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RestartArguments.ProtoReflect.Descriptor instead.
-func (*RestartArguments) Descriptor() ([]byte, []int) {
+// Deprecated: Use ServiceArguments.ProtoReflect.Descriptor instead.
+func (*ServiceArguments) Descriptor() ([]byte, []int) {
 	return file_muster_coordinator_v1_procedure_proto_rawDescGZIP(), []int{13}
 }
 
-func (x *RestartArguments) GetParallelism() uint32 {
+func (x *ServiceArguments) GetDelay() *durationpb.Duration {
 	if x != nil {
-		return x.Parallelism
+		return x.Delay
 	}
-	return 0
+	return nil
+}
+
+func (x *ServiceArguments) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
 }
 
 var File_muster_coordinator_v1_procedure_proto protoreflect.FileDescriptor
@@ -1581,9 +1590,10 @@ const file_muster_coordinator_v1_procedure_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
 	"\fSecretsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"4\n" +
-	"\x10RestartArguments\x12 \n" +
-	"\vparallelism\x18\x01 \x01(\rR\vparallelism*\xc1\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
+	"\x10ServiceArguments\x12/\n" +
+	"\x05delay\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\tR\x06signal*\xc1\x01\n" +
 	"\tInputType\x12\x1a\n" +
 	"\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11INPUT_TYPE_STRING\x10\x01\x12\x12\n" +
@@ -1631,7 +1641,7 @@ var file_muster_coordinator_v1_procedure_proto_goTypes = []any{
 	(*RolloutPolicy)(nil),         // 12: muster.coordinator.v1.RolloutPolicy
 	(*ProcedureUndo)(nil),         // 13: muster.coordinator.v1.ProcedureUndo
 	(*JobArguments)(nil),          // 14: muster.coordinator.v1.JobArguments
-	(*RestartArguments)(nil),      // 15: muster.coordinator.v1.RestartArguments
+	(*ServiceArguments)(nil),      // 15: muster.coordinator.v1.ServiceArguments
 	nil,                           // 16: muster.coordinator.v1.Procedure.InputsEntry
 	nil,                           // 17: muster.coordinator.v1.Procedure.TargetsEntry
 	nil,                           // 18: muster.coordinator.v1.Target.LabelsEntry
@@ -1678,13 +1688,14 @@ var file_muster_coordinator_v1_procedure_proto_depIdxs = []int32{
 	22, // 30: muster.coordinator.v1.ProcedureUndo.timeout:type_name -> google.protobuf.Duration
 	19, // 31: muster.coordinator.v1.JobArguments.env:type_name -> muster.coordinator.v1.JobArguments.EnvEntry
 	20, // 32: muster.coordinator.v1.JobArguments.secrets:type_name -> muster.coordinator.v1.JobArguments.SecretsEntry
-	5,  // 33: muster.coordinator.v1.Procedure.InputsEntry.value:type_name -> muster.coordinator.v1.Input
-	6,  // 34: muster.coordinator.v1.Procedure.TargetsEntry.value:type_name -> muster.coordinator.v1.Target
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	22, // 33: muster.coordinator.v1.ServiceArguments.delay:type_name -> google.protobuf.Duration
+	5,  // 34: muster.coordinator.v1.Procedure.InputsEntry.value:type_name -> muster.coordinator.v1.Input
+	6,  // 35: muster.coordinator.v1.Procedure.TargetsEntry.value:type_name -> muster.coordinator.v1.Target
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_muster_coordinator_v1_procedure_proto_init() }
