@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -67,10 +68,14 @@ func (a *app) stackShowCommand() *cobra.Command {
 			if err != nil {
 				return a.missing(cmd.Context(), "stack "+args[0]+" cannot be shown", "STACK_NOT_FOUND", "musterctl stack show", args[0], err, a.stackNames)
 			}
-			return a.printer().Print(output.Data{
+			if err := a.printer().Print(output.Data{
 				Kind: "Stack", Items: []proto.Message{answer}, Names: []string{"stack/" + answer.GetStack().GetName()},
 				Text: func(w io.Writer, wide bool) { a.writeStack(w, answer, wide) },
-			})
+			}); err != nil {
+				return err
+			}
+			a.tellLost(cmd.Context(), args[0])
+			return nil
 		},
 	}
 	cmd.Flags().Uint64Var(&release, "release", 0, "number of the release (default: the current one)")
@@ -81,7 +86,7 @@ func (a *app) writeStack(w io.Writer, answer *coordinatorv1.GetStackResponse, wi
 	s, r := answer.GetStack(), answer.GetRelease()
 	pairs := [][2]string{
 		{"stack", s.GetName()}, {"current release", number(s.GetCurrentRelease())},
-		{"previous release", number(s.GetPreviousRelease())}, {"active run", s.GetActiveRun()},
+		{"previous release", number(s.GetPreviousRelease())}, {"active run", s.GetActiveRun()}, {"abandoned", abandoned(s)},
 	}
 	if r != nil {
 		pairs = append(pairs, [2]string{"shown release", fmt.Sprintf("%d, %s", r.GetNumber(), output.Word(r.GetState(), "RELEASE_STATE_"))},
@@ -110,6 +115,15 @@ func (a *app) writeStack(w io.Writer, answer *coordinatorv1.GetStackResponse, wi
 	_, _ = fmt.Fprintln(w)
 	output.WriteTable(w, []output.Column{{Title: "INSTANCE"}, {Title: "HOST"}, {Title: "RELEASE"}, {Title: "PORTS"}, {Title: "CONTAINER", Wide: true}},
 		rows, wide, a.style(a.Stdout))
+}
+
+// abandoned names the containers that are removed when their hosts come back.
+func abandoned(s *coordinatorv1.Stack) string {
+	var out []string
+	for _, a := range s.GetAbandoned() {
+		out = append(out, a.GetContainer()+" on "+a.GetHost())
+	}
+	return strings.Join(out, ", ")
 }
 
 func (a *app) stackHistoryCommand() *cobra.Command {

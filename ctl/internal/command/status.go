@@ -43,10 +43,16 @@ func (a *app) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printer().Print(output.Data{
+			if err := a.printer().Print(output.Data{
 				Kind: "Status", Items: []proto.Message{answer}, Names: []string{"cluster/" + answer.GetClusterName()},
 				Text: func(w io.Writer, wide bool) { a.writeStatus(w, answer, wide) },
-			})
+			}); err != nil {
+				return err
+			}
+			if answer.GetHosts()["down"] > 0 {
+				a.tellLost(cmd.Context(), "")
+			}
+			return nil
 		},
 	}
 }
