@@ -35,14 +35,14 @@ type address string
 func (a address) Network() string { return "tcp" }
 func (a address) String() string  { return string(a) }
 
-func newTransport(o *Options) *raft.NetworkTransport {
-	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+func newTransport(o *Options) transport {
+	return transport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:                  &stream{listener: o.Raft, dial: o.DialRaft, addr: address(o.Address), conns: make(map[*streamConn]struct{})},
 		MaxPool:                 transportPool,
 		Timeout:                 transportTimeout,
 		Logger:                  newHCLog(o.Logger).Named("transport"),
 		MsgpackUseNewTimeFormat: true,
-	})
+	})}
 }
 
 // Accept returns the next connection of another member.
