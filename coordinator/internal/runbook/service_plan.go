@@ -180,6 +180,9 @@ func (o *operation) stopAll() {
 		stopped = append(stopped, m)
 	}
 	o.budget(stopped, coordinatorv1.FailureAction_FAILURE_ACTION_PAUSE)
+	if len(stopped) == 0 {
+		o.note("nothing of it runs")
+	}
 	if left := o.running() - len(running); left == 0 && len(running) > 0 {
 		o.note("service %s does not serve until it is started again: `musterctl service start %s/%s`, or the next apply", o.service.GetName(), o.req.GetStack(), o.service.GetName())
 	}
@@ -207,8 +210,8 @@ func (o *operation) startAll() error {
 		}
 	}
 	o.budget(started, o.service.GetUpdate().GetFailureAction())
-	if len(started) > 0 {
-		o.waves(1, 0)
+	if len(started) == 0 {
+		o.note("all of it runs")
 	}
 	o.change(o.running(), o.running()+len(started), 0)
 	return nil

@@ -274,6 +274,15 @@ func (a *app) printRun(r *coordinatorv1.Run, line string) error {
 	})
 }
 
+// asBefore says what it means that a run was taken back.
+func asBefore(r *coordinatorv1.Run) string {
+	switch r.GetProcedure() {
+	case "reload", "signal":
+		return "a signal that was sent cannot be taken back"
+	}
+	return "everything is as before"
+}
+
 // endLine says what happened in one line.
 func endLine(r *coordinatorv1.Run, now time.Time) string {
 	line := "run/" + r.GetId() + " "
@@ -284,13 +293,13 @@ func endLine(r *coordinatorv1.Run, now time.Time) string {
 			line += sprintf(": release %d of stack %s is current", n, r.GetStack())
 		}
 	case coordinatorv1.RunState_RUN_STATE_ROLLED_BACK:
-		line += "failed and was rolled back; everything is as before"
+		line += "failed and was rolled back; " + asBefore(r)
 	case coordinatorv1.RunState_RUN_STATE_CANCELLED:
 		line += "was cancelled"
 		if by := r.GetCancelledBy(); by != "" {
 			line += " by " + who(by)
 		}
-		line += "; everything is as before"
+		line += "; " + asBefore(r)
 	case coordinatorv1.RunState_RUN_STATE_NEEDS_HUMAN:
 		line += "needs a human: it stopped and keeps its locks (" + strings.Join(r.GetLocks(), ", ") + ")"
 	default:

@@ -40,7 +40,7 @@ func writePlan(w io.Writer, p *coordinatorv1.Plan, warnings []string, steps bool
 			same++
 			continue
 		}
-		writeChange(w, c, style)
+		writeChange(w, c, verbOf(p), style)
 	}
 	if same > 0 {
 		indented(output.ToneFaint, "", sprintf("%d %s unchanged", same, plural(same, "service stays", "services stay")))
@@ -72,11 +72,22 @@ func writePlan(w io.Writer, p *coordinatorv1.Plan, warnings []string, steps bool
 	line("hash %s", p.GetHash())
 }
 
-func writeChange(w io.Writer, c *coordinatorv1.ServiceChange, style output.Style) {
+// verbOf returns what a plan does to services whose definition stays as it is; empty for a plan that changes definitions.
+func verbOf(p *coordinatorv1.Plan) string {
+	for _, v := range verbs() {
+		if v.name() == p.GetProcedure() {
+			return v.name()
+		}
+	}
+	return ""
+}
+
+func writeChange(w io.Writer, c *coordinatorv1.ServiceChange, verb string, style output.Style) {
 	kind := output.Word(c.GetKind(), "CHANGE_KIND_")
 	sign := map[string]string{"create": "+", "update": "~", "remove": "-"}[kind]
 	facts := []string{instances(c)}
-	if kind == "update" {
+	atOnce := verb == "stop" || verb == "start" || verb == "signal"
+	if kind == "update" && !atOnce {
 		if c.GetOrder() != "" {
 			facts = append(facts, c.GetOrder())
 		}
@@ -86,7 +97,7 @@ func writeChange(w io.Writer, c *coordinatorv1.ServiceChange, style output.Style
 			facts = append(facts, "all at a time")
 		}
 	}
-	_, _ = fmt.Fprintf(w, "  %s %s  %s\n", style.Paint(output.ToneOf(kind), first(sign, "?")+" "+kind),
+	_, _ = fmt.Fprintf(w, "  %s %s  %s\n", style.Paint(output.ToneOf(kind), first(sign, "?")+" "+first(verb, kind)),
 		output.Clean(c.GetService()), output.Clean(strings.Join(facts, ", ")))
 	for _, f := range c.GetFields() {
 		_, _ = fmt.Fprintf(w, "      %s: %s -> %s\n", output.Clean(f.GetPath()), value(f.GetBefore()), value(f.GetAfter()))

@@ -10,11 +10,13 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/spheroseg/muster/ctl/internal/output"
+	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 )
 
 func (a *app) serviceCommand() *cobra.Command {
-	return a.noun("service", "Show and change services and their instances", a.serviceListCommand(), a.servicePsCommand(), a.serviceShowCommand(), a.serviceScaleCommand())
+	shown := []*cobra.Command{a.serviceListCommand(), a.servicePsCommand(), a.serviceShowCommand(), a.serviceScaleCommand()}
+	return a.noun("service", "Show and change services and their instances", append(shown, a.serviceVerbCommands()...)...)
 }
 
 func (a *app) services(ctx context.Context, stack string) (*coordinatorv1.ListServicesResponse, error) {
@@ -105,6 +107,9 @@ func (a *app) servicePsCommand() *cobra.Command {
 			if err := a.printer().Print(a.instanceTable(answer)); err != nil {
 				return err
 			}
+			if len(answer.GetUnreachable()) > 0 {
+				defer a.tellLost(cmd.Context(), request.GetStack())
+			}
 			return a.partly(answer.GetUnreachable())
 		},
 	}
@@ -134,7 +139,7 @@ func (a *app) instanceTable(answer *coordinatorv1.ListInstancesResponse) output.
 		}
 		d.Items = append(d.Items, i)
 		d.Names = append(d.Names, "instance/"+c.GetName())
-		d.Rows = append(d.Rows, []string{i.GetStack(), name, i.GetHost(), c.GetState(), c.GetHealth(), number(i.GetRelease()), up,
+		d.Rows = append(d.Rows, []string{i.GetStack(), name, i.GetHost(), instanceState(c), c.GetHealth(), number(i.GetRelease()), up,
 			fmt.Sprint(c.GetRestartCount()), ports(c.GetPorts()), expected, c.GetName(), c.GetImage()})
 	}
 	missing := make([]proto.Message, 0, len(answer.GetMissing()))
@@ -146,6 +151,14 @@ func (a *app) instanceTable(answer *coordinatorv1.ListInstancesResponse) output.
 	}
 	d.Extra["missing"] = missing
 	return d
+}
+
+// instanceState is how an engine's word is shown: what was stopped on purpose has not failed.
+func instanceState(c *agentv1.Container) string {
+	if c.GetStopped() {
+		return "stopped"
+	}
+	return c.GetState()
 }
 
 // splitService splits STACK/SERVICE.

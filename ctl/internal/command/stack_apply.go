@@ -161,6 +161,8 @@ type carriage struct {
 	// name of what is changed.
 	name string
 	plan planner
+	// titled plans are asked about by their title, and name stays what it is.
+	titled bool
 	// ask always asks. Otherwise only a plan that removes services is not started without a word where nobody can be asked.
 	ask bool
 }
@@ -177,7 +179,7 @@ func (a *app) carryOut(ctx context.Context, c *change, how carriage) error {
 		}
 		return err
 	}
-	if stack := seen.plan.GetStack(); stack != "" {
+	if stack := seen.plan.GetStack(); stack != "" && !how.titled {
 		how.name = "stack " + stack
 	}
 	if c.dryRun {
@@ -247,6 +249,9 @@ func (a *app) within(ctx context.Context, plan planner, dryRun bool, hash string
 func (a *app) consent(ctx context.Context, c *change, p *coordinatorv1.Plan, how carriage) error {
 	gone := removed(p)
 	question := "apply this to " + how.name
+	if how.titled {
+		question = p.GetTitle()
+	}
 	if len(gone) > 0 {
 		question = "remove " + plural(len(gone), "service ", "services ") + strings.Join(gone, ", ") + " and apply this to " + how.name
 	}
@@ -263,6 +268,9 @@ func (a *app) nothingToDo(p planned, name string) error {
 	return a.printer().Print(output.Data{Text: func(w io.Writer, _ bool) {
 		for _, warning := range p.warnings {
 			a.note("warning: %s", warning)
+		}
+		for _, n := range p.plan.GetNotes() {
+			a.note("note: %s", n)
 		}
 		_, _ = io.WriteString(w, output.Clean(name)+": nothing to do\n")
 	}})
