@@ -200,6 +200,20 @@ func TestCutAndKill(t *testing.T) {
 	if err := reach(other); err != nil {
 		t.Errorf("after the join: %v", err)
 	}
+	for _, direction := range []fleet.Direction{fleet.Inbound, fleet.Outbound} {
+		if err := m.Refuse(t.Context(), direction, other); err != nil {
+			t.Fatal(err)
+		}
+		if reach(other) == nil || reach(nil) != nil {
+			t.Errorf("a machine that drops what is %d of one other answers it, or not the rest", direction)
+		}
+		if err := m.Join(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := reach(other); err != nil {
+			t.Errorf("after the join: %v", err)
+		}
+	}
 	if err := m.Kill(); err != nil {
 		t.Fatal(err)
 	}

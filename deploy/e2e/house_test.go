@@ -57,7 +57,7 @@ func open(t *testing.T) *fleet.Fleet {
 	return f
 }
 
-// furnish makes the house: v1, v2 and v5 are good, bad never becomes healthy.
+// furnish makes the house: v1, v2 and v5 are good, bad never becomes healthy, late does and crashes after a while.
 func furnish(t *testing.T) *house {
 	t.Helper()
 	f := open(t)
@@ -66,10 +66,13 @@ func furnish(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	h := &house{Bed: bed, images: map[string]*fleet.Image{}}
-	for _, v := range []string{"v1", "v2", "v5", "bad"} {
+	for _, v := range []string{"v1", "v2", "v5", "bad", "late"} {
 		env := []string{"VERSION=" + v}
-		if v == "bad" {
+		switch v {
+		case "bad":
 			env = append(env, "BROKEN=1")
+		case "late":
+			env = append(env, "CRASH_AFTER_MS=5000")
 		}
 		image, err := fleet.NewImage(fleet.ImageSpec{Tag: "shop-app:" + v, Program: bed.Programs.App, Env: env, Labels: map[string]string{"version": v}})
 		if err != nil {
@@ -291,4 +294,33 @@ func (h *house) onceEach(t *testing.T, mark int) {
 	if err := h.Witness.OnceEach(mark, prefix, h.instances(t)); err != nil {
 		t.Error(err)
 	}
+}
+
+// pause gives something the time to happen.
+func (h *house) pause(t *testing.T, d time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
+}
+
+// version that runs now.
+func (h *house) version(t *testing.T) string {
+	t.Helper()
+	containers, err := h.Containers(t.Context(), label)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range containers {
+		for v, image := range h.images {
+			if c.State == "running" && c.ImageID == image.ID() {
+				return v
+			}
+		}
+	}
+	t.Fatal("no version runs")
+	return ""
 }

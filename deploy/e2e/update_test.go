@@ -30,6 +30,7 @@ func TestMuster(t *testing.T) {
 		{"agent killed between create and start", agentKilled},
 		{"superseded", superseded},
 		{"engine killed", engineKilled},
+		{"leader killed in the watch window", watchWindow},
 		{"bad input", badInput},
 		{"other services", otherServices},
 	} {
@@ -205,16 +206,6 @@ func (h *house) agent(t *testing.T, name string) *fleet.Agent {
 	return nil
 }
 
-func (h *house) pause(t *testing.T, d time.Duration) {
-	t.Helper()
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-t.Context().Done():
-	}
-}
-
 // engineKilled takes the daemon away from under the second host in the middle of an update. The run goes on when it is back: it finishes or rolls back,
 // leaves neither an orphan nor a duplicate, and every instance of the release that is current then runs. So does the next update.
 func engineKilled(t *testing.T, h *house) {
@@ -247,22 +238,4 @@ func engineKilled(t *testing.T, h *house) {
 	h.settled(t, now)
 	h.apply(t, h.shop(next)).want(t, 0)
 	h.settled(t, next)
-}
-
-// version that runs now.
-func (h *house) version(t *testing.T) string {
-	t.Helper()
-	containers, err := h.Containers(t.Context(), label)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range containers {
-		for v, image := range h.images {
-			if c.State == "running" && c.ImageID == image.ID() {
-				return v
-			}
-		}
-	}
-	t.Fatal("no version runs")
-	return ""
 }

@@ -51,10 +51,11 @@ type Machine struct {
 	// Address of the machine on the fleet's network.
 	Address string
 
-	f      *Fleet
-	port   string // of the switch; empty for the switch itself
-	holder *Process
-	pipe   io.Closer
+	f       *Fleet
+	port    string // of the switch; empty for the switch itself
+	holder  *Process
+	pipe    io.Closer
+	refused [][]string // rules that drop packets, without the command
 }
 
 // newMachine boots a machine that is not linked to anything yet.

@@ -110,9 +110,56 @@ func (m *Machine) Cut(ctx context.Context) error {
 	return ip(ctx, m.f.network.bridge, "link set %s down", m.port)
 }
 
-// Join puts the machine back on the network.
+// Join puts the machine back on the network, and lets it talk to everybody again.
 func (m *Machine) Join(ctx context.Context) error {
+	for _, rule := range m.refused {
+		if err := m.iptables(ctx, append([]string{"-D"}, rule...)); err != nil {
+			return err
+		}
+	}
+	m.refused = nil
 	return ip(ctx, m.f.network.bridge, "link set %s up", m.port)
+}
+
+// Direction of packets, as a machine sees them.
+type Direction int
+
+const (
+	// Inbound packets come from others.
+	Inbound Direction = iota
+	// Outbound packets go to others.
+	Outbound
+	// BothWays is either.
+	BothWays
+)
+
+// Refuse makes the machine drop packets of a direction between itself and others, until it joins again; nobody is told.
+func (m *Machine) Refuse(ctx context.Context, direction Direction, others ...*Machine) error {
+	for _, other := range others {
+		var rules [][]string
+		if direction != Outbound {
+			rules = append(rules, []string{"INPUT", "-s", other.Address, "-j", "DROP"})
+		}
+		if direction != Inbound {
+			rules = append(rules, []string{"OUTPUT", "-d", other.Address, "-j", "DROP"})
+		}
+		for _, rule := range rules {
+			if err := m.iptables(ctx, append([]string{"-I"}, rule...)); err != nil {
+				return err
+			}
+			m.refused = append(m.refused, rule)
+		}
+	}
+	return nil
+}
+
+func (m *Machine) iptables(ctx context.Context, args []string) error {
+	path, err := exec.LookPath("iptables")
+	if err != nil {
+		return fmt.Errorf("fleet: the command iptables is missing: install iptables: %w", err)
+	}
+	_, err = m.f.Run(ctx, Command{Path: path, Args: append([]string{"-w"}, args...), Machine: m})
+	return err
 }
 
 // ip runs a batch of iproute2 commands in the network namespace of m, or in the root one.
