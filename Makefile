@@ -95,10 +95,10 @@ crash: $(tools)/report $(beside) ## Repeats the updates while programs are kille
 	@$(GO) test -tags crash -json -count=1 -run Crash -timeout $(CRASHTIME) ./deploy/e2e | $(tools)/report -name crash -each -to $(reports)/3-crash.txt
 
 .PHONY: bench
-bench: $(beside) ## Measures the rolling update against Docker Swarm and against the floor.
+bench: $(beside) ## Measures Muster against its peers; BENCHFLAGS='-only raft-commit -runs 3' for a part.
 	@$(setup) engine
 	@$(static) -o $(tools)/bench ./deploy/bench
-	@$(tools)/bench
+	@$(tools)/bench $(BENCHFLAGS)
 
 .PHONY: fuzz
 fuzz: ## Runs every fuzz test for FUZZTIME (30s).

@@ -4,25 +4,29 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spheroseg/muster/deploy/fleet"
 )
 
-const limit = 30 * time.Minute
+const limit = 90 * time.Minute
 
 func main() {
 	runs := flag.Int("runs", 5, "paired runs of each benchmark")
+	only := flag.String("only", "", "the one benchmark to run: "+strings.Join(names(), ", ")+"; empty for all")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Stdout, os.Stderr, *runs)
+	err := run(ctx, os.Stdout, os.Stderr, *only, *runs)
 	cancel()
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "bench:", err)
@@ -30,13 +34,50 @@ func main() {
 	}
 }
 
-// run measures everything. Results go to out, and what is measured at the moment to notes.
-func run(ctx context.Context, out, notes io.Writer, runs int) (err error) {
+// benchmark is what measures some figures together. Results go to out, and what is measured at the moment to notes.
+type benchmark struct {
+	name    string
+	measure func(ctx context.Context, out, notes io.Writer, runs int) error
+}
+
+func benchmarks() []benchmark {
+	return []benchmark{
+		{"rolling-update", measureRollingUpdate},
+		{"raft-commit", measureRaftCommit},
+	}
+}
+
+func names() []string {
+	var all []string
+	for _, b := range benchmarks() {
+		all = append(all, b.name)
+	}
+	return all
+}
+
+// run measures everything, or one benchmark.
+func run(ctx context.Context, out, notes io.Writer, only string, runs int) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := fleet.CanStartEngines(); err != nil {
-		return err
+	if only != "" && !slices.Contains(names(), only) {
+		return fmt.Errorf("-only %s: there is no such benchmark, there are %s", only, strings.Join(names(), ", "))
 	}
+	if runs < 1 {
+		return fmt.Errorf("-runs %d: at least one is needed", runs)
+	}
+	for _, b := range benchmarks() {
+		if only != "" && only != b.name {
+			continue
+		}
+		if err := b.measure(ctx, out, notes, runs); err != nil {
+			return fmt.Errorf("%s: %w", b.name, err)
+		}
+	}
+	return nil
+}
+
+// withFleet opens a fleet for a part of a benchmark, and closes it.
+func withFleet(ctx context.Context, notes io.Writer, do func(f *fleet.Fleet) error) (err error) {
 	logger := slog.New(slog.NewTextHandler(notes, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	f, err := fleet.Open(ctx, fleet.Options{Name: "bench", Logger: logger})
 	if err != nil {
@@ -46,18 +87,26 @@ func run(ctx context.Context, out, notes io.Writer, runs int) (err error) {
 		if err != nil && ctx.Err() == nil {
 			f.Logs(notes, 15)
 		}
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
+		err = errors.Join(err, f.Close())
 	}()
-	u, err := newRollingUpdate(ctx, f, notes)
-	if err != nil {
+	return do(f)
+}
+
+// measureRollingUpdate measures updates with each parallelism.
+func measureRollingUpdate(ctx context.Context, out, notes io.Writer, runs int) error {
+	if err := fleet.CanStartEngines(); err != nil {
 		return err
 	}
-	for _, parallelism := range []int{1, 3} {
-		if err := u.measure(ctx, out, parallelism, runs); err != nil {
-			return fmt.Errorf("rolling-update-p%d: %w", parallelism, err)
+	return withFleet(ctx, notes, func(f *fleet.Fleet) error {
+		u, err := newRollingUpdate(ctx, f, notes)
+		if err != nil {
+			return err
 		}
-	}
-	return nil
+		for _, parallelism := range []int{1, 3} {
+			if err := u.measure(ctx, out, parallelism, runs); err != nil {
+				return fmt.Errorf("parallelism %d: %w", parallelism, err)
+			}
+		}
+		return nil
+	})
 }

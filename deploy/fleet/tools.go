@@ -14,6 +14,7 @@ const (
 	caddyModule    = "github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9"
 	registryModule = "github.com/distribution/distribution/v3/cmd/registry@v3.1.2"
 	grpcurlModule  = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"
+	etcdModule     = "go.etcd.io/etcd/server/v3@v3.7.3"
 )
 
 // Programs of this repository that the fleet runs.
@@ -56,6 +57,12 @@ func (f *Fleet) BuildApp(ctx context.Context) (string, error) {
 	return filepath.Join(bin, "app"), f.goBuild(ctx, "-s -w", "", bin, "./deploy/app")
 }
 
+// BuildCommitLoad builds the program that measures commits without the public API, alone.
+func (f *Fleet) BuildCommitLoad(ctx context.Context) (string, error) {
+	bin := filepath.Join(f.opts.Root, ".cache", "bin")
+	return filepath.Join(bin, "commitload"), f.goBuild(ctx, "-s -w", "", bin, "./coordinator/internal/commitload")
+}
+
 // BuildCrashing builds programs that can be told where to die, with the tag crashpoint, and the fake engine. They are for tests only and lie beside the tools.
 func (f *Fleet) BuildCrashing(ctx context.Context) (p Programs, fakeEngine string, err error) {
 	if p, err = f.Build(ctx); err != nil {
@@ -91,6 +98,35 @@ func (f *Fleet) RegistryProgram(ctx context.Context) (string, error) {
 // Grpcurl builds the client that knows a service by its .proto alone, once.
 func (f *Fleet) Grpcurl(ctx context.Context) (string, error) {
 	return f.tool(ctx, "grpcurl", grpcurlModule)
+}
+
+// Etcd builds the store that the benchmark compares with, once. Its module has replace directives, with which go install does not build it: so a
+// module is written that requires it.
+func (f *Fleet) Etcd(ctx context.Context) (string, error) {
+	path := filepath.Join(f.opts.Root, ".cache", "bin", "etcd")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	dir, err := f.path("etcd-source")
+	if err != nil {
+		return "", err
+	}
+	const program = "package main\n\nimport (\n\t\"os\"\n\n\t\"go.etcd.io/etcd/server/v3/etcdmain\"\n)\n\nfunc main() { etcdmain.Main(os.Args) }\n"
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(program), 0o600); err != nil {
+		return "", err
+	}
+	f.opts.Logger.Info("building a tool, once", "module", etcdModule)
+	for _, args := range [][]string{
+		{"mod", "init", "etcd"}, {"get", etcdModule}, {"build", "-trimpath", "-ldflags=-s -w", "-o", path, "."},
+	} {
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("go %s: %w: %s", strings.Join(args, " "), err, tail(out, 20))
+		}
+	}
+	return path, nil
 }
 
 func (f *Fleet) tool(ctx context.Context, name, module string) (string, error) {

@@ -18,12 +18,19 @@ type handshaked struct{}
 
 // ClientHandshake passes on a connection over which this end calls.
 func (handshaked) ClientHandshake(_ context.Context, _ string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return adopt(conn)
+	info, err := adopt(conn)
+	return conn, info, err
 }
 
 // ServerHandshake passes on a connection over which this end serves.
 func (handshaked) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return adopt(conn)
+	info, err := adopt(conn)
+	if err != nil {
+		return nil, nil, err
+	}
+	served := peerInfo{TLSInfo: info}
+	served.caller, served.err = CallerOf(info.State)
+	return conn, served, nil
 }
 
 // Info names the protocol.
@@ -39,17 +46,22 @@ func (handshaked) OverrideServerName(string) error {
 	return errors.New("the handshake is done: there is no server name to override")
 }
 
-func adopt(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func adopt(conn net.Conn) (credentials.TLSInfo, error) {
 	c, ok := conn.(interface{ ConnectionState() tls.ConnectionState }) // *tls.Conn, or what embeds one.
 	if !ok {
-		return nil, nil, fmt.Errorf("connection %T is not TLS", conn)
+		return credentials.TLSInfo{}, fmt.Errorf("connection %T is not TLS", conn)
 	}
 	cs := c.ConnectionState()
 	if !cs.HandshakeComplete {
-		return nil, nil, errors.New("the TLS handshake of the connection is not done")
+		return credentials.TLSInfo{}, errors.New("the TLS handshake of the connection is not done")
 	}
-	return conn, credentials.TLSInfo{
-		State:          cs,
-		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-	}, nil
+	return credentials.TLSInfo{State: cs, CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}, nil
+}
+
+// peerInfo is the other end of a connection that is served, read from its certificate once and not at every call.
+type peerInfo struct {
+	credentials.TLSInfo
+
+	caller Caller
+	err    error // why it is nobody
 }

@@ -60,10 +60,18 @@ func CallerOf(cs tls.ConnectionState) (Caller, error) {
 	if err != nil {
 		return Caller{}, unknown("%v", err)
 	}
-	if time.Now().After(leaf.NotAfter) {
-		return Caller{}, unknown("the certificate of %s expired at %s: join or log in again", id, leaf.NotAfter.Format(time.RFC3339))
+	if err := unexpired(id, leaf.NotAfter); err != nil {
+		return Caller{}, err
 	}
 	return Caller{ID: id, Serial: leaf.SerialNumber.Bytes()}, nil
+}
+
+// unexpired refuses an identity whose certificate has ended.
+func unexpired(id identity.ID, end time.Time) error {
+	if time.Now().After(end) {
+		return unknown("the certificate of %s expired at %s: join or log in again", id, end.Format(time.RFC3339))
+	}
+	return nil
 }
 
 func unknown(format string, args ...any) error {
@@ -76,15 +84,22 @@ func callerOf(ctx context.Context) (Caller, time.Time, error) {
 	if !ok {
 		return Caller{}, time.Time{}, unknown("the call has no connection")
 	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok {
+	switch info := p.AuthInfo.(type) {
+	case peerInfo:
+		if info.err != nil || info.caller.Anonymous {
+			return info.caller, time.Time{}, info.err
+		}
+		end := info.State.PeerCertificates[0].NotAfter
+		return info.caller, end, unexpired(info.caller.ID, end)
+	case credentials.TLSInfo: // of other grpc.Creds
+		c, err := CallerOf(info.State)
+		if err != nil || c.Anonymous {
+			return c, time.Time{}, err
+		}
+		return c, info.State.PeerCertificates[0].NotAfter, nil
+	default:
 		return Caller{}, time.Time{}, unknown("the connection is not encrypted")
 	}
-	c, err := CallerOf(info.State)
-	if err != nil || c.Anonymous {
-		return c, time.Time{}, err
-	}
-	return c, info.State.PeerCertificates[0].NotAfter, nil
 }
 
 // unary lets a call pass or refuses it.
@@ -127,6 +142,9 @@ func (g *Gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 
 // answer turns what a handler ended with into what the caller gets: a status, or INTERNAL whose cause only the log has.
 func (g *Gate) answer(ctx context.Context, method string, c Caller, start time.Time, panicked any, err error) error {
+	if panicked == nil && err == nil && !g.logger.Enabled(ctx, slog.LevelDebug) {
+		return nil // nearly every call ends here
+	}
 	logger := g.logger.With("method", method, "caller", c.String(), "duration", time.Since(start))
 	if panicked != nil {
 		logger.Error("call panicked", "panic", panicked, "stack", string(debug.Stack()))

@@ -90,15 +90,32 @@ func (b *backend) read(ctx context.Context, stale bool) (*state.View, error) {
 
 // propose commits a command on behalf of the caller. A refusal comes back as its error.
 func (b *backend) propose(ctx context.Context, command *raftv1.Command) (*raftv1.Result, error) {
-	command.Version, command.Actor = state.CommandVersion, actor(ctx)
-	result, _, err := b.Cluster.Propose(ctx, command)
+	result, _, err := b.proposeAt(ctx, command)
+	return result, err
+}
+
+// proposeAndView is propose, and a view that holds what the command has done: it needs no word of the followers, as a read of the newest state does.
+func (b *backend) proposeAndView(ctx context.Context, command *raftv1.Command) (*raftv1.Result, *state.View, error) {
+	result, index, err := b.proposeAt(ctx, command)
 	if err != nil {
-		return nil, b.mapError(err)
+		return nil, nil, err
+	}
+	if err := b.State.Wait(ctx, index); err != nil {
+		return nil, nil, b.mapError(err)
+	}
+	return result, b.State.View(), nil
+}
+
+func (b *backend) proposeAt(ctx context.Context, command *raftv1.Command) (*raftv1.Result, uint64, error) {
+	command.Version, command.Actor = state.CommandVersion, actor(ctx)
+	result, index, err := b.Cluster.Propose(ctx, command)
+	if err != nil {
+		return nil, 0, b.mapError(err)
 	}
 	if refusal := result.GetError(); refusal != nil {
-		return nil, refusalError(refusal)
+		return nil, 0, refusalError(refusal)
 	}
-	return result, nil
+	return result, index, nil
 }
 
 func actor(ctx context.Context) string {

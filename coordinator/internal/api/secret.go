@@ -32,13 +32,9 @@ func (s *SecretServer) PutSecret(ctx context.Context, req *coordinatorv1.PutSecr
 	case len(req.GetValue()) > secretLimit:
 		return nil, invalid("the value of secret %q has %d bytes: at most %d are allowed", req.GetName(), len(req.GetValue()), secretLimit)
 	}
-	result, err := s.propose(ctx, &raftv1.Command{
+	result, view, err := s.proposeAndView(ctx, &raftv1.Command{
 		RequestId: req.GetRequestId(), Op: &raftv1.Command_PutSecret{PutSecret: &raftv1.PutSecret{Name: req.GetName(), Value: req.GetValue()}},
 	})
-	if err != nil {
-		return nil, err
-	}
-	view, err := s.read(ctx, false)
 	if err != nil {
 		return nil, err
 	}

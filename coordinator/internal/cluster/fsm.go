@@ -23,6 +23,44 @@ type adapter struct {
 // Apply decodes and applies a command. One that this program does not understand ends the process: a member that skips what others
 // apply would answer differently from then on, for ever. raft calls Apply in a goroutine of its own, so nothing recovers the panic.
 func (a adapter) Apply(entry *raft.Log) any {
+	cmd := decode(entry)
+	crashpoint.Hit(crashpoint.ApplyBefore)
+	result := a.fsm.Apply(entry.Index, cmd)
+	crashpoint.Hit(crashpoint.ApplyAfter)
+	return answer(result)
+}
+
+// ApplyBatch applies the commands of entries that were committed together. Changes of the members are among the entries, and none of the FSM's business.
+func (a adapter) ApplyBatch(entries []*raft.Log) []any {
+	results := make([]any, len(entries))
+	batcher, ok := a.fsm.(BatchFSM)
+	if !ok {
+		for i, e := range entries {
+			if e.Type == raft.LogCommand {
+				results[i] = a.Apply(e)
+			}
+		}
+		return results
+	}
+	var (
+		places   []int
+		indexes  []uint64
+		commands []*raftv1.Command
+	)
+	for i, e := range entries {
+		if e.Type == raft.LogCommand {
+			places, indexes, commands = append(places, i), append(indexes, e.Index), append(commands, decode(e))
+			crashpoint.Hit(crashpoint.ApplyBefore)
+		}
+	}
+	for i, result := range batcher.ApplyBatch(indexes, commands) {
+		results[places[i]] = answer(result)
+		crashpoint.Hit(crashpoint.ApplyAfter)
+	}
+	return results
+}
+
+func decode(entry *raft.Log) *raftv1.Command {
 	var cmd raftv1.Command
 	if err := proto.Unmarshal(entry.Data, &cmd); err != nil {
 		panic(fmt.Sprintf("raft log entry %d is not a command (%v): the log is damaged or of another program; restore this member's data directory or join it anew",
@@ -31,11 +69,12 @@ func (a adapter) Apply(entry *raft.Log) any {
 	if err := checkCommand(&cmd); err != nil {
 		panic(fmt.Sprintf("raft log entry %d: %v: it was written by a newer coordinator; upgrade this one, it must not skip the entry", entry.Index, err))
 	}
-	crashpoint.Hit(crashpoint.ApplyBefore)
-	result := a.fsm.Apply(entry.Index, &cmd)
-	crashpoint.Hit(crashpoint.ApplyAfter)
+	return &cmd
+}
+
+func answer(result *raftv1.Result) *raftv1.Result {
 	if result == nil {
-		result = &raftv1.Result{}
+		return &raftv1.Result{}
 	}
 	return result
 }

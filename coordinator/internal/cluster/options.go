@@ -42,6 +42,13 @@ type FSM interface {
 	Wait(ctx context.Context, index uint64) error
 }
 
+// BatchFSM is an FSM that can apply commands together, for less than one by one.
+type BatchFSM interface {
+	FSM
+	// ApplyBatch does what Apply does for each command in order. How entries are cut into batches differs from member to member.
+	ApplyBatch(indexes []uint64, commands []*raftv1.Command) []*raftv1.Result
+}
+
 // Timeouts is how patient the members are with each other. Zero fields take the values of LAN.
 type Timeouts struct {
 	// Heartbeat without a word of the leader starts an election.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spheroseg/muster/internal/rpcerr"
@@ -39,11 +40,11 @@ const (
 // command with a request id is tried again, because the FSM recognises it; any other ends in ErrOutcomeUnknown. An unset version of the
 // command is filled in; its time is always the leader's at the commit. cmd itself stays as it is.
 func (c *Cluster) Propose(ctx context.Context, cmd *raftv1.Command) (*raftv1.Result, uint64, error) {
-	cmd = proto.CloneOf(cmd)
+	cmd = outermost(cmd)
 	if cmd.GetVersion() == 0 {
 		cmd.Version = commandVersion
 	}
-	if _, err := encodeCommand(cmd); err != nil {
+	if err := validCommand(cmd, proto.Size(cmd)); err != nil { // said at once, not when there is a leader
 		return nil, 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
@@ -191,18 +192,35 @@ func applyError(err error) error {
 	}
 }
 
+// outermost copies a command without what is inside of it, which is only read from here on.
+func outermost(cmd *raftv1.Command) *raftv1.Command {
+	shallow := &raftv1.Command{}
+	from, to := cmd.ProtoReflect(), shallow.ProtoReflect()
+	from.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		to.Set(field, value)
+		return true
+	})
+	to.SetUnknown(from.GetUnknown())
+	return shallow
+}
+
 func encodeCommand(cmd *raftv1.Command) ([]byte, error) {
-	if err := checkCommand(cmd); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidCommand, err)
-	}
 	data, err := proto.Marshal(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidCommand, err)
 	}
-	if len(data) > maxCommandBytes {
-		return nil, fmt.Errorf("%w: it has %d bytes, at most %d fit in the log; split it", ErrInvalidCommand, len(data), maxCommandBytes)
+	return data, validCommand(cmd, len(data))
+}
+
+// validCommand refuses a command that no member would accept, or that is too large for the log.
+func validCommand(cmd *raftv1.Command, size int) error {
+	if err := checkCommand(cmd); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidCommand, err)
 	}
-	return data, nil
+	if size > maxCommandBytes {
+		return fmt.Errorf("%w: it has %d bytes, at most %d fit in the log; split it", ErrInvalidCommand, size, maxCommandBytes)
+	}
+	return nil
 }
 
 // forward asks the leader at addr.

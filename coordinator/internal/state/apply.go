@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
@@ -35,36 +36,7 @@ func refuse(reason coordinatorv1.ErrorReason, format string, args ...any) error 
 
 // Apply applies the command at a raft index. A command that it does not know stops the program: skipping it would let this replica diverge.
 func (s *State) Apply(index uint64, command *raftv1.Command) *raftv1.Result {
-	if command.GetVersion() != CommandVersion {
-		panic(fmt.Sprintf("state: command %d has version %d; this program knows version %d only", index, command.GetVersion(), CommandVersion))
-	}
-	before := s.View()
-	txn := s.db.Txn(true)
-	c := &change{txn: txn, index: index, actor: command.GetActor(), meta: clone(before.Meta())}
-	c.now = command.GetNow().AsTime()
-	if last := c.meta.GetNow().AsTime(); c.now.Before(last) {
-		c.now = last
-	}
-	c.meta.Now, c.meta.Index = c.stamp(), index
-
-	digest := commandDigest(command)
-	if replayed := replay(c.view(), command.GetRequestId(), digest); replayed != nil {
-		txn.Abort()
-		s.remember(index, c.meta)
-		return replayed
-	}
-	result, err := c.guarded(command)
-	if err != nil {
-		// The command is refused as a whole: what it had written goes with the transaction.
-		txn.Abort()
-		s.remember(index, c.meta)
-		return refused(err)
-	}
-	c.rememberRequest(command.GetRequestId(), digest, result)
-	c.put(tableMeta, "meta", c.meta)
-	txn.Commit()
-	s.publish(index, c.events)
-	return result
+	return s.ApplyBatch([]uint64{index}, []*raftv1.Command{command})[0]
 }
 
 // remember advances the index and the clock without any other change.
@@ -148,7 +120,14 @@ func commandDigest(command *raftv1.Command) []byte {
 	if command.GetRequestId() == "" {
 		return nil
 	}
-	timeless := clone(command)
+	// Only the outermost message is copied: a secret or a plan is large, and is only read.
+	timeless := &raftv1.Command{}
+	from, to := command.ProtoReflect(), timeless.ProtoReflect()
+	from.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		to.Set(field, value)
+		return true
+	})
+	to.SetUnknown(from.GetUnknown())
 	timeless.Now = nil
 	if start := timeless.GetStartRun(); start != nil {
 		// The same request may be planned again on another coordinator; what identifies it is the plan.
@@ -165,11 +144,7 @@ func commandDigest(command *raftv1.Command) []byte {
 }
 
 // replay returns the first result of a request that was seen before; nil for a new one.
-func replay(v *View, id string, digest []byte) *raftv1.Result {
-	if id == "" {
-		return nil
-	}
-	seen := v.Request(id)
+func replay(seen *raftv1.Request, id string, digest []byte) *raftv1.Result {
 	if seen == nil {
 		return nil
 	}
@@ -194,24 +169,7 @@ func (c *change) rememberRequest(id string, digest []byte, result *raftv1.Result
 	if err != nil {
 		panic("state: marshal a result: " + err.Error())
 	}
-	c.put(tableRequest, id, &raftv1.Request{Id: id, Digest: digest, Result: raw, At: c.stamp(), Index: c.index})
-	c.meta.Requests++
-	it, err := c.txn.Get(tableRequest, indexOrder+"_prefix", "")
-	if err != nil {
-		panic("state: list requests: " + err.Error())
-	}
-	var old []*raftv1.Request
-	for next := it.Next(); next != nil; next = it.Next() {
-		request := next.(*raftv1.Request)
-		if c.meta.GetRequests()-uint64(len(old)) <= requestsKept && c.now.Sub(request.GetAt().AsTime()) <= requestAge {
-			break
-		}
-		old = append(old, request)
-	}
-	for _, request := range old {
-		c.drop(tableRequest, request.GetId(), request)
-		c.meta.Requests--
-	}
+	c.batch.addRequest(&raftv1.Request{Id: id, Digest: digest, Result: raw, At: c.stamp(), Index: c.index}, c.now)
 }
 
 // Request that was seen, by its id; nil if there is none.

@@ -33,12 +33,11 @@ func watched(kind string) bool {
 	return false
 }
 
-func (r *ring) add(index uint64, events []Event) {
+func (r *ring) add(events []Event) {
 	for _, event := range events {
 		if !watched(event.Kind) {
 			continue
 		}
-		event.Index = index
 		if len(r.buffer) < cap(r.buffer) {
 			r.buffer = append(r.buffer, event)
 			continue

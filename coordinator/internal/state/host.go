@@ -64,9 +64,10 @@ func (c *change) stale(epoch uint64) error {
 }
 
 func (c *change) putSecret(op *raftv1.PutSecret) (*raftv1.Result, error) {
-	version := c.view().Secret(op.GetName(), 0).GetVersion() + 1
+	version := c.batch.newestVersion(op.GetName()) + 1
 	c.put(tableSecret, op.GetName(), &raftv1.Secret{
 		Name: op.GetName(), Version: version, Value: op.GetValue(), CreatedAt: c.stamp(), CreatedBy: c.actor,
 	})
+	c.batch.secrets[op.GetName()] = version
 	return &raftv1.Result{Version: version}, nil
 }

@@ -34,7 +34,8 @@ func newDB() *memdb.MemDB {
 	if err != nil {
 		panic("state: the schema is invalid: " + err.Error())
 	}
-	return db
+	// A snapshot is a database whose writes wake nobody: those who wait, wait for Changed, and memdb would track every node that it touches.
+	return db.Snapshot()
 }
 
 // Index returns the index of the last command that was applied.
@@ -80,13 +81,14 @@ func (s *State) publish(index uint64, events []Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.index = index
-	s.events.add(index, events)
+	s.events.add(events)
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-// change is one command being applied: a transaction and what it touched.
+// change is one command being applied: its batch, the transaction and what it touched.
 type change struct {
+	batch  *batch
 	txn    *memdb.Txn
 	index  uint64
 	now    time.Time

@@ -166,11 +166,12 @@ func (v *View) Secret(name string, version uint64) *raftv1.Secret {
 	if version > 0 {
 		return first[*raftv1.Secret](v, tableSecret, indexID, numbered(name, version))
 	}
-	versions := all[*raftv1.Secret](v, tableSecret, indexID+"_prefix", name+"\x00")
-	if len(versions) == 0 {
-		return nil
+	raw, err := v.txn.Last(tableSecret, indexID+"_prefix", name+"\x00")
+	if err != nil {
+		panic("state: look up " + tableSecret + ": " + err.Error())
 	}
-	return versions[len(versions)-1]
+	newest, _ := raw.(*raftv1.Secret)
+	return newest
 }
 
 // Secrets in their newest versions, in order of their names.
