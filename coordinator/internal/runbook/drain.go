@@ -20,6 +20,8 @@ import (
 const (
 	// DrainProcedure is what plans of Drain are made by.
 	DrainProcedure = "drain"
+	// noService is the name of none: a drain moves instances, and repairs or starts nothing beside that.
+	noService = "(none)"
 	// defaultDrain is the deadline of each stack's run.
 	defaultDrain = time.Hour
 )
@@ -139,7 +141,7 @@ func (p *Planner) checkDrain(ctx context.Context, view *state.View, req DrainReq
 func (p *Planner) drainStack(ctx context.Context, view *state.View, name string, d *drain, planned map[string]*coordinatorv1.Release) (*Proposal, error) {
 	c := newCandidate(view, name)
 	c.repeat()
-	c.procedure, c.drain, c.planned = DrainProcedure, d, planned
+	c.procedure, c.drain, c.planned, c.only = DrainProcedure, d, planned, noService
 	c.title = fmt.Sprintf("drain host %s of stack %s, as release %d", d.host, name, c.release.GetNumber())
 	if d.lost {
 		c.title = fmt.Sprintf("replace the instances of stack %s on host %s, which is lost, as release %d", name, d.host, c.release.GetNumber())
@@ -178,9 +180,6 @@ func (c *candidate) explainDrain() {
 	}
 	if host := c.view.Host(c.drain.host); len(host.GetInventory().GetRouteDrivers()) > 0 {
 		c.warnings = append(c.warnings, fmt.Sprintf("host %s drives a proxy: requests go on passing through it, whatever instances leave", c.drain.host))
-	}
-	for name := range c.lost {
-		c.notes = append(c.notes, fmt.Sprintf("container %s does not run any more: its instance gets a new one", name))
 	}
 	slices.Sort(c.notes)
 }

@@ -32,7 +32,7 @@ func (p *Planner) Scale(ctx context.Context, view *state.View, name, service str
 	was := scaled.GetReplicas()
 	c.repeat()
 	findService(c.release, service).Replicas = n
-	c.procedure = ScaleProcedure
+	c.procedure, c.only = ScaleProcedure, service
 	c.title = fmt.Sprintf("scale %s of %s from %d to %d, as release %d", service, name, was, n, c.release.GetNumber())
 	if n == was {
 		return c.nothing(), nil
