@@ -3,24 +3,32 @@
 // flight, so that a lost request shows.
 //
 // Environment: LISTEN (:8080), VERSION, STARTUP_MS (1000: 503 until then), BROKEN=1 (never healthy), WORK_MS (20: time per request),
-// CRASH_AFTER_MS (exit with 1 after so long). With -check it asks a running one for its health, for a HEALTHCHECK in an image without a shell.
+// CRASH_AFTER_MS (exit with 1 after so long), DATA (/data: the folder of its schema), FAIL_MIGRATION (the schema to which no migration leads). With -check
+// it asks a running one for its health, for a HEALTHCHECK in an image without a shell. With -migrate SCHEMA it is a migration: it notes in DATA/migrations
+// that it ran, and writes DATA/schema, which a running one answers at /schema, and its
+// notes at /migrations. How often it got SIGHUP it answers at /reloads.
 package main
 
 import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 func main() {
 	check := flag.Bool("check", false, "ask the running service for its health and exit with 0 or 1")
+	migrate := flag.String("migrate", "", "migrate to this `schema` and exit with 0 or 1")
 	flag.Parse()
 	listen := os.Getenv("LISTEN")
 	if listen == "" {
@@ -29,6 +37,9 @@ func main() {
 	run := serve
 	if *check {
 		run = ask
+	}
+	if *migrate != "" {
+		run = func(string) error { return migrateTo(*migrate) }
 	}
 	if err := run(listen); err != nil {
 		fmt.Fprintln(os.Stderr, "app:", err)
@@ -54,6 +65,31 @@ func ask(listen string) error {
 	return nil
 }
 
+// data is the folder of the schema.
+func data() string {
+	if folder := os.Getenv("DATA"); folder != "" {
+		return folder
+	}
+	return "/data"
+}
+
+// migrateTo is a migration. It cannot be repeated without a trace: each one is noted before it does anything.
+func migrateTo(schema string) error {
+	note, err := os.OpenFile(filepath.Join(data(), "migrations"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(note, schema)
+	if err = errors.Join(err, note.Close()); err != nil {
+		return err
+	}
+	if schema == os.Getenv("FAIL_MIGRATION") {
+		return fmt.Errorf("migration to %s fails, as asked", schema)
+	}
+	fmt.Println("migrated to", schema)
+	return os.WriteFile(filepath.Join(data(), "schema"), []byte(schema), 0o600)
+}
+
 // settings is what the environment asks for.
 type settings struct {
 	version string
@@ -61,10 +97,11 @@ type settings struct {
 	work    time.Duration
 	crash   time.Duration
 	broken  bool
+	reloads atomic.Int64 // by SIGHUP
 }
 
-func fromEnvironment() (settings, error) {
-	s := settings{version: os.Getenv("VERSION"), broken: os.Getenv("BROKEN") == "1"}
+func fromEnvironment() (*settings, error) {
+	s := &settings{version: os.Getenv("VERSION"), broken: os.Getenv("BROKEN") == "1"}
 	var errs [3]error
 	s.startup, errs[0] = milliseconds("STARTUP_MS", 1000)
 	s.work, errs[1] = milliseconds("WORK_MS", 20)
@@ -97,6 +134,8 @@ func serve(listen string) error {
 	// Process 1 of a container ignores signals that it does not handle.
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, os.Interrupt)
+	reload := make(chan os.Signal, 16)
+	signal.Notify(reload, syscall.SIGHUP)
 	served := make(chan error, 1)
 	server := &http.Server{Handler: handler(s, time.Now()), ReadHeaderTimeout: 5 * time.Second}
 	go func() { served <- server.Serve(listener) }()
@@ -104,18 +143,22 @@ func serve(listen string) error {
 	if s.crash > 0 {
 		crash = time.NewTimer(s.crash).C
 	}
-	select {
-	case <-stop:
-		return nil
-	case <-crash:
-		return fmt.Errorf("crash after %s, as asked", s.crash)
-	case err := <-served:
-		return err
+	for {
+		select {
+		case <-reload:
+			s.reloads.Add(1)
+		case <-stop:
+			return nil
+		case <-crash:
+			return fmt.Errorf("crash after %s, as asked", s.crash)
+		case err := <-served:
+			return err
+		}
 	}
 }
 
 // handler answers /healthz at once, and anything else with the version after the time that the work takes.
-func handler(s settings, started time.Time) http.Handler {
+func handler(s *settings, started time.Time) http.Handler {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
@@ -138,6 +181,9 @@ func handler(s settings, started time.Time) http.Handler {
 			_, _ = fmt.Fprintln(w, "ok")
 		}
 	})
+	mux.HandleFunc("/reloads", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, s.reloads.Load()) })
+	mux.HandleFunc("/schema", file("schema", "none"))
+	mux.HandleFunc("/migrations", file("migrations", ""))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if !ready(w) {
 			return
@@ -151,4 +197,19 @@ func handler(s settings, started time.Time) http.Handler {
 		}
 	})
 	return mux
+}
+
+// file answers with a file of the data folder as it is now, or with what stands for one that is not there.
+func file(name, none string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		content, err := os.ReadFile(filepath.Join(data(), name))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			_, _ = io.WriteString(w, none)
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		default:
+			_, _ = w.Write(content)
+		}
+	}
 }

@@ -11,16 +11,16 @@ func TestHandler(t *testing.T) {
 	long := time.Now().Add(-time.Hour)
 	for _, tc := range []struct {
 		name    string
-		s       settings
+		s       *settings
 		started time.Time
 		path    string
 		want    int
 	}{
-		{"ready", settings{startup: time.Second}, long, "/healthz", http.StatusOK},
-		{"ready work", settings{startup: time.Second}, long, "/", http.StatusOK},
-		{"starting", settings{startup: time.Hour}, time.Now(), "/healthz", http.StatusServiceUnavailable},
-		{"starting work", settings{startup: time.Hour}, time.Now(), "/", http.StatusServiceUnavailable},
-		{"broken is never healthy", settings{broken: true}, long, "/healthz", http.StatusServiceUnavailable},
+		{"ready", &settings{startup: time.Second}, long, "/healthz", http.StatusOK},
+		{"ready work", &settings{startup: time.Second}, long, "/", http.StatusOK},
+		{"starting", &settings{startup: time.Hour}, time.Now(), "/healthz", http.StatusServiceUnavailable},
+		{"starting work", &settings{startup: time.Hour}, time.Now(), "/", http.StatusServiceUnavailable},
+		{"broken is never healthy", &settings{broken: true}, long, "/healthz", http.StatusServiceUnavailable},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.s.version = "v7"
@@ -47,5 +47,27 @@ func TestMilliseconds(t *testing.T) {
 	}
 	if _, err := milliseconds("BAD", 1); err == nil {
 		t.Error("BAD: no error")
+	}
+}
+
+func TestMigrate(t *testing.T) {
+	t.Setenv("DATA", t.TempDir())
+	t.Setenv("FAIL_MIGRATION", "v3")
+	answer := func(path string) string {
+		rec := httptest.NewRecorder()
+		handler(&settings{}, time.Now()).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, path, nil))
+		return rec.Body.String()
+	}
+	if schema := answer("/schema"); schema != "none" {
+		t.Errorf("schema before the first migration is %q", schema)
+	}
+	if err := migrateTo("v2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := migrateTo("v3"); err == nil {
+		t.Error("a migration that is to fail does not")
+	}
+	if schema, notes := answer("/schema"), answer("/migrations"); schema != "v2" || notes != "v2\nv3\n" {
+		t.Errorf("schema %q after the migrations %q", schema, notes)
 	}
 }
