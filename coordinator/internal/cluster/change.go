@@ -27,12 +27,25 @@ const (
 // RemoveMember takes a member out of the cluster, through any member. A leader that is to go hands over first. Its errors are statuses:
 // PEER_NOT_FOUND, and QUORUM if those that are left and work would not be a majority. A repeated call is PEER_NOT_FOUND.
 func (c *Cluster) RemoveMember(ctx context.Context, id string) error {
+	lost := false
 	return c.onLeader(ctx, func(ctx context.Context, r *raft.Raft) error {
-		return c.removeHere(ctx, r, id)
+		return settle(c.removeHere(ctx, r, id), &lost)
 	}, func(ctx context.Context, peers coordinatorv1.PeerServiceClient) error {
 		_, err := peers.RemoveMember(ctx, &coordinatorv1.RemoveMemberRequest{Id: id})
-		return err
+		return settle(err, &lost)
 	})
+}
+
+// settle lets a removal whose outcome was lost be tried again: if the member is not there then, it was removed.
+func settle(err error, lost *bool) error {
+	switch {
+	case errors.Is(err, ErrOutcomeUnknown), rpcerr.Reason(err) == reason(coordinatorv1.ErrorReason_ERROR_REASON_OUTCOME_UNKNOWN):
+		*lost = true
+		return again{err}
+	case *lost && rpcerr.Reason(err) == reason(coordinatorv1.ErrorReason_ERROR_REASON_PEER_NOT_FOUND):
+		return nil
+	}
+	return err
 }
 
 // HandOver lets a member lead, through any member; an empty id lets raft choose the one that is furthest. It returns when the present leader
@@ -68,7 +81,8 @@ func (c *Cluster) onLeader(ctx context.Context, here func(context.Context, *raft
 			return fmt.Errorf("%w: %w", ErrNoLeader, err)
 		}
 		err = there(ctx, coordinatorv1.NewPeerServiceClient(cc))
-		if err == nil || definite(err) {
+		var a again
+		if err == nil || definite(err) || errors.As(err, &a) {
 			return err
 		}
 		return peerError(ctx, cc, addr, err, true)

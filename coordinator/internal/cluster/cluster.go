@@ -112,6 +112,12 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 	}()
 	group.Go(func() error { c.follow(work, r); return nil })
 	group.Go(func() error { return c.awaitFull(work) })
+	group.Go(func() error {
+		if st.floor != nil {
+			st.floor.keep(work)
+		}
+		return nil
+	})
 	group.Go(func() error { return c.awaitRemoval(work, r) })
 	group.Go(func() error {
 		select {

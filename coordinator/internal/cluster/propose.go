@@ -29,7 +29,7 @@ var ErrOutcomeUnknown = errors.New("cluster: outcome unknown")
 var ErrInvalidCommand = errors.New("cluster: invalid command")
 
 const (
-	backoffFirst = 10 * time.Millisecond
+	backoffFirst = time.Millisecond
 	backoffLast  = 250 * time.Millisecond
 )
 

@@ -98,6 +98,9 @@ func (st *storage) survey(s *sealer, id string) (Survey, error) {
 	if err != nil {
 		return fail("find the last entry", err)
 	}
+	if survey.FirstIndex > survey.Snapshot+1 {
+		return survey, fmt.Errorf("%w: the log begins at %d, and no snapshot that opens goes that far", errUnreadable, survey.FirstIndex)
+	}
 	for index := survey.FirstIndex; index != 0 && index <= last; index++ {
 		var entry raft.Log
 		if err := st.sealed.GetLog(index, &entry); err != nil {

@@ -93,6 +93,7 @@ type storage struct {
 	lock      *os.File
 	wal       store
 	sealed    *sealedLog
+	floor     *floor
 	stable    *stable
 	log       raft.LogStore
 	snapshots raft.SnapshotStore
@@ -129,6 +130,7 @@ func openStorage(dir string, memory *Memory, s *sealer, logger *slog.Logger) (_ 
 		return nil, err
 	}
 	st.wal = opened
+	st.floor = newFloor(dir)
 	if err := st.seal(s); err != nil {
 		return nil, err
 	}
@@ -137,12 +139,36 @@ func openStorage(dir string, memory *Memory, s *sealer, logger *slog.Logger) (_ 
 		return nil, fmt.Errorf("open the snapshots in %s: %w", dir, err)
 	}
 	st.snapshots = &sealedSnapshots{inner: files, sealer: s}
-	return st, nil
+	newest, err := st.newest()
+	if err != nil {
+		return nil, err
+	}
+	return st, st.floor.check(newest)
+}
+
+// newest index that the log or a snapshot has.
+func (st *storage) newest() (uint64, error) {
+	last, err := st.wal.LastIndex()
+	if err != nil {
+		return 0, fmt.Errorf("%w: find the last entry: %w", errUnreadable, err)
+	}
+	snapshots, err := st.snapshots.List()
+	if err != nil {
+		return 0, fmt.Errorf("%w: list the snapshots: %w", errUnreadable, err)
+	}
+	if len(snapshots) > 0 {
+		last = max(last, snapshots[0].Index)
+	}
+	return last, nil
 }
 
 // seal puts the encryption and the cache in front of the log.
 func (st *storage) seal(s *sealer) (err error) {
-	st.sealed = newSealedLog(st.wal, s)
+	var log raft.LogStore = st.wal
+	if st.floor != nil {
+		log = &flooredLog{LogStore: st.wal, floor: st.floor}
+	}
+	st.sealed = newSealedLog(log, s)
 	st.stable = &stable{StableStore: st.wal, fatal: st.sealed.fatal}
 	if st.log, err = raft.NewLogCache(logCacheSize, st.sealed); err != nil {
 		return fmt.Errorf("make the log cache: %w", err)
@@ -152,6 +178,9 @@ func (st *storage) seal(s *sealer) (err error) {
 
 func (st *storage) close() error {
 	var errs []error
+	if st.floor != nil && st.log != nil {
+		_ = st.floor.save() // a hint: the one before does, too
+	}
 	if st.wal != nil {
 		errs = append(errs, st.wal.Close())
 	}
