@@ -38,6 +38,9 @@ func (c *compiler) job(path, id string, s *site, each *value, at point) (point, 
 		return at, err
 	}
 	step.Undo = append(step.Undo, removeJob(name))
+	at = c.add(&coordinatorv1.Step{
+		Id: id + "/clear", Title: "make room for " + name, Host: s.host, Action: clearJob(name), Timeout: durationpb.New(time.Minute),
+	}, at)
 	c.jobs = append(c.jobs, job{host: s.host, container: name, step: id})
 	return c.add(step, at), nil
 }
@@ -47,6 +50,11 @@ func removeJob(name string) *coordinatorv1.Undo {
 		Title: "remove " + name, Timeout: durationpb.New(time.Minute),
 		Action: makeAction(lookUp("container.remove"), &agentv1.RemoveContainerRequest{Name: name, OwnRunOnly: true}),
 	}
+}
+
+// clearJob removes what an earlier run of the procedure may have left: the lock of the stack says that nobody else runs it.
+func clearJob(name string) *coordinatorv1.Action {
+	return makeAction(lookUp("container.remove"), &agentv1.RemoveContainerRequest{Name: name})
 }
 
 // cleanUp removes the containers of jobs once the run has succeeded.

@@ -75,9 +75,11 @@ func (c *compiler) undo(id string, i int, undo *coordinatorv1.ProcedureUndo, s *
 		if err != nil {
 			return nil, err
 		}
+		name := request.GetSpec().GetName()
 		return []*coordinatorv1.Undo{
+			{Title: "make room for " + name, Action: clearJob(name), Timeout: durationpb.New(time.Minute)},
 			{Title: title, Action: makeAction(lookUp("job.run"), request), Timeout: undo.GetTimeout()},
-			removeJob(request.GetSpec().GetName()),
+			removeJob(name),
 		}, nil
 	}
 	action, _, err := c.request(undo.GetUse(), undo.GetWith(), s)
