@@ -132,7 +132,8 @@ func (l *leadership) pump(ctx context.Context) error {
 			if due, _ = dueRuns(l.options.State.View(), now); len(due) == 0 {
 				continue
 			}
-			next = now.Add(tickPause)
+			// The tick itself was a change: only time helps now.
+			next, changed = now.Add(tickPause), nil
 		}
 		resetTimer(timer, next, l.options.Now())
 		select {

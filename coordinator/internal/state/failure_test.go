@@ -144,3 +144,24 @@ func TestNoCommandPanics(t *testing.T) {
 		}
 	}
 }
+
+// TestRollbackKeepsItsOrderThroughAnUndoneGroup: a group that was tolerated and undone stands between two others, and hides neither from the other.
+func TestRollbackKeepsItsOrderThroughAnUndoneGroup(t *testing.T) {
+	w := newWorld(t)
+	run := w.start(rolling(3, 0.5, coordinatorv1.FailureAction_FAILURE_ACTION_ROLLBACK)).GetId()
+	for _, step := range []string{"web.1/start", "web.1/ready", "web.1/stop", "web.1/watch", "web.2/start"} {
+		w.done(run, step)
+	}
+	w.fail(run, "web.2/ready")
+	w.done(run, "undo/web.2/start/0")
+	w.done(run, "web.3/start")
+	w.fail(run, "web.3/ready")
+	w.want(run, coordinatorv1.RunState_RUN_STATE_ROLLING_BACK)
+	w.done(run, "undo/web.1/stop/0")
+	if got := w.open(); !slices.Equal(got, []string{"undo/web.3/start/0"}) {
+		t.Fatalf("open: %v, want web.1 to be taken back after web.3, which came after it", got)
+	}
+	w.done(run, "undo/web.3/start/0")
+	w.done(run, "undo/web.1/start/0")
+	w.want(run, coordinatorv1.RunState_RUN_STATE_ROLLED_BACK)
+}

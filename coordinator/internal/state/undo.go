@@ -164,7 +164,13 @@ func (r *progress) enterUndo(selected func(*coordinatorv1.Step) bool) {
 			tails[step.GetId()] = behind
 			continue
 		}
-		tails[step.GetId()] = []string{r.enterUndoOf(step, behind)}
+		// Undo steps that a group's undoing entered before do not wait for what came behind them since: both must have ended.
+		_, before := r.at[undoID(step.GetId(), 0)]
+		last := r.enterUndoOf(step, behind)
+		tails[step.GetId()] = []string{last}
+		if before {
+			tails[step.GetId()] = append(slices.Clone(behind), last)
+		}
 	}
 }
 
