@@ -122,7 +122,8 @@ func campaign(t *testing.T, r *rig, operations int, until time.Time) {
 func (r *rig) disturbed(ctx context.Context, sc scenario, d *disturber) (*findings, int, error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*caseLimit)
 	defer cancel()
-	if _, _, err := r.whole(ctx); err != nil {
+	swapped, err := r.prepare(ctx, sc)
+	if err != nil {
 		return nil, 0, err
 	}
 	before, err := r.record()
@@ -146,7 +147,7 @@ func (r *rig) disturbed(ctx context.Context, sc scenario, d *disturber) (*findin
 	if err = errors.Join(err, stop()); err != nil {
 		return f, 0, err
 	}
-	if _, err := r.judge(ctx, f, run, c, before); err != nil {
+	if _, err := r.judge(ctx, f, run, c, before, swapped); err != nil {
 		return f, 0, err
 	}
 	n, err := r.operations(ctx, run)

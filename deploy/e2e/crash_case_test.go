@@ -62,6 +62,10 @@ type reference struct {
 func (r *rig) play(ctx context.Context, sc scenario, c *crash, ref *reference) (*findings, *reference, error) {
 	ctx, cancel := context.WithTimeout(ctx, caseLimit)
 	defer cancel()
+	swapped, err := r.prepare(ctx, sc)
+	if err != nil {
+		return nil, nil, err
+	}
 	leader, follower, err := r.whole(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -74,7 +78,7 @@ func (r *rig) play(ctx context.Context, sc scenario, c *crash, ref *reference) (
 	for _, m := range r.members {
 		m.table.Reset()
 		if !strings.HasPrefix(m.name, "c") {
-			roles[m.name] = m
+			roles[part(m.name, swapped)] = m
 		}
 	}
 	var victim *member
@@ -102,11 +106,33 @@ func (r *rig) play(ctx context.Context, sc scenario, c *crash, ref *reference) (
 	for _, m := range r.members {
 		m.table.Reset() // an armed point that was not reached is not for the next case
 	}
-	made.final, err = r.judge(ctx, f, run, c, before)
+	made.final, err = r.judge(ctx, f, run, c, before, swapped)
 	if ref != nil && err == nil && made.final != ref.final {
 		f.state = append(f.state, fmt.Sprintf("ended as\n%s\nwant\n%s", made.final, ref.final))
 	}
 	return f, made, err
+}
+
+// prepare makes what the scenario begins with, and says whether the hosts play each other's parts.
+func (r *rig) prepare(ctx context.Context, sc scenario) (swapped bool, err error) {
+	if _, _, err = r.whole(ctx); err == nil {
+		err = r.uncordon(ctx)
+	}
+	if err == nil && sc.prepare != nil {
+		err = sc.prepare(ctx, r)
+	}
+	if err == nil && sc.swapped != nil {
+		swapped, err = sc.swapped(ctx, r)
+	}
+	return swapped, err
+}
+
+// part that a host or its engine plays.
+func part(name string, swapped bool) string {
+	if !swapped {
+		return name
+	}
+	return strings.NewReplacer("1", "2", "2", "1").Replace(name)
 }
 
 // follow starts the run and follows it to its end. When the victim died, a write goes through the API while it recovers.
@@ -178,7 +204,7 @@ func ended(run *coordinatorv1.Run) bool {
 }
 
 // judge looks at what is there after the run, and at every effect on the way. It returns the final state in words that do not name a release.
-func (r *rig) judge(ctx context.Context, f *findings, run *coordinatorv1.Run, c *crash, before []record) (string, error) {
+func (r *rig) judge(ctx context.Context, f *findings, run *coordinatorv1.Run, c *crash, before []record, swapped bool) (string, error) {
 	resp, err := r.runs.GetRun(ctx, &coordinatorv1.GetRunRequest{RunId: run.GetId()})
 	if err != nil {
 		return "", err
@@ -188,7 +214,7 @@ func (r *rig) judge(ctx context.Context, f *findings, run *coordinatorv1.Run, c 
 			f.afterAbort = append(f.afterAbort, fmt.Sprintf("step %s started after run %s was cancelled", step.GetStepId(), run.GetId()))
 		}
 	}
-	got, err := r.stacks.GetStack(ctx, &coordinatorv1.GetStackRequest{Stack: nine})
+	got, err := r.stacks.GetStack(ctx, &coordinatorv1.GetStackRequest{Stack: run.GetStack()})
 	if err != nil {
 		return "", err
 	}
@@ -204,13 +230,16 @@ func (r *rig) judge(ctx context.Context, f *findings, run *coordinatorv1.Run, c 
 	for i, now := range after {
 		host := fmt.Sprintf("h%d", i+1)
 		for name, b := range now.containers() {
+			if b.stack != run.GetStack() {
+				continue
+			}
 			a := assigned[name]
 			if a == nil || a.GetHost() != host {
 				f.orphans = append(f.orphans, fmt.Sprintf("%s on %s, which the release does not account for", name, host))
 				continue
 			}
 			delete(assigned, name)
-			lines = append(lines, fmt.Sprintf("%s.%d on %s: %s", a.GetService(), a.GetSlot(), host, b.status))
+			lines = append(lines, fmt.Sprintf("%s.%d on %s: %s", a.GetService(), a.GetSlot(), part(host, swapped), b.status))
 		}
 		f.duplicates = append(f.duplicates, now.repeated(len(before[i]))...)
 	}

@@ -34,19 +34,16 @@ func (r *rig) record() ([]record, error) {
 
 // box is a container of an engine.
 type box struct {
-	service, image, status string
+	stack, service, status string
 }
 
 // step changes the containers as the effect did.
 func step(boxes map[string]*box, e fleet.Effect) {
 	switch e.Action {
 	case "create":
-		var b struct {
-			Image  string
-			Labels map[string]string
-		}
+		var b struct{ Labels map[string]string }
 		_ = json.Unmarshal(e.Body, &b) // the engine has decoded it too
-		boxes[e.Name] = &box{service: b.Labels["muster.service"], image: b.Image, status: "created"}
+		boxes[e.Name] = &box{stack: b.Labels["muster.stack"], service: b.Labels["muster.service"], status: "created"}
 	case "start":
 		boxes[e.Name].status = "running"
 	case "die":
@@ -91,7 +88,7 @@ func broken(before, after []record) []string {
 		n := map[string]int{}
 		for name, b := range boxes {
 			if b.status == "running" && at-began[name] >= int64(rigReady) {
-				n[b.service]++
+				n[b.stack+"/"+b.service]++
 			}
 		}
 		return n
@@ -108,7 +105,7 @@ func broken(before, after []record) []string {
 	running := map[string]int{}
 	for _, b := range end {
 		if b.status == "running" {
-			running[b.service]++
+			running[b.stack+"/"+b.service]++
 		}
 	}
 	for service, n := range floor {

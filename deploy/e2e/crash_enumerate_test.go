@@ -74,11 +74,6 @@ type enumeration struct {
 // countingRuns plays every scenario without a kill.
 func countingRuns(t *testing.T, r *rig, all []scenario) []*reference {
 	t.Helper()
-	if run, err := update("")(t.Context(), r); err != nil || run == nil {
-		t.Fatalf("first deploy: %v", err)
-	} else if _, _, err := r.follow(t.Context(), scenario{start: resume(run), want: all[0].want}, &crash{}, nil); err != nil {
-		t.Fatalf("first deploy: %v", err)
-	}
 	var refs []*reference
 	for _, sc := range all {
 		f, ref, err := r.play(t.Context(), sc, &crash{}, nil)

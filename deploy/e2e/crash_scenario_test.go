@@ -4,20 +4,32 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 )
 
-const nine = "nine"
+const (
+	nine   = "nine"
+	moving = "moving"
+)
 
 // scenario is a procedure whose every write is a place to die at. It leaves the fleet as the next one, or its own repetition, may find it.
 type scenario struct {
-	name string
+	name  string
+	stack string
+	// prepare makes what the scenario begins with, before anybody is killed; nil for nothing.
+	prepare func(ctx context.Context, r *rig) error
+	// swapped says that the second host plays the first one's part and the other way round; nil for never.
+	swapped func(ctx context.Context, r *rig) (bool, error)
 	// start starts the run and returns it as it was acknowledged; nil if there is nothing to do.
 	start func(ctx context.Context, r *rig) (*coordinatorv1.Run, error)
 	// during is called while the run goes on, with the run as it is now; nil for nothing.
@@ -27,14 +39,26 @@ type scenario struct {
 }
 
 func scenarios() []scenario {
+	const succeeded = coordinatorv1.RunState_RUN_STATE_SUCCEEDED
 	return []scenario{
-		{name: "update", start: update(""), want: coordinatorv1.RunState_RUN_STATE_SUCCEEDED},
-		{name: "failing update", start: update("gateway"), want: coordinatorv1.RunState_RUN_STATE_ROLLED_BACK},
-		{name: "cancelled update", start: update(""), during: cancelHalfway, want: coordinatorv1.RunState_RUN_STATE_CANCELLED},
+		{name: "update", stack: nine, prepare: scaledTo(rigCopies), start: update("", ""), want: succeeded},
+		{name: "failing update", stack: nine, prepare: scaledTo(rigCopies), start: update("gateway", "bad"), want: coordinatorv1.RunState_RUN_STATE_ROLLED_BACK},
+		{
+			name: "cancelled update", stack: nine, prepare: scaledTo(rigCopies), start: update("gateway", "slow"), during: cancelHalfway,
+			want: coordinatorv1.RunState_RUN_STATE_CANCELLED,
+		},
+		{name: "scale up", stack: nine, prepare: scaledTo(rigCopies), start: scale(rigCopies + 2), want: succeeded},
+		{name: "scale down", stack: nine, prepare: scaledTo(rigCopies + 2), start: scale(rigCopies), want: succeeded},
+		{name: "drain", stack: moving, prepare: movable, swapped: onSecond, start: drain, want: succeeded},
 	}
 }
 
-func rigImages() []string { return []string{"nine-app:v1", "nine-app:v2", "nine-app:bad"} }
+// rigCopies is the number of instances of the service that is scaled.
+const rigCopies = 2
+
+func rigImages() []string {
+	return []string{"nine-app:v1", "nine-app:v2", "nine-app:bad", "nine-app:slow"}
+}
 
 // nineServices by name, with what each depends on. Services that depend on each other stay on one host, so these are three groups for two hosts.
 var nineServices = map[string][]string{
@@ -54,7 +78,7 @@ func composeNine(images func(service string) string) string {
 		}
 		copies := 1
 		if name == "cache" {
-			copies = rigHosts
+			copies = rigCopies
 		}
 		fmt.Fprintf(&b, "    deploy: {replicas: %d, update_config: {parallelism: 1, order: start-first, monitor: 1ms, failure_action: rollback}}\n", copies)
 	}
@@ -62,7 +86,7 @@ func composeNine(images func(service string) string) string {
 }
 
 // update rolls all services to the version that does not run; one of them may be given an image that never becomes healthy.
-func update(broken string) func(context.Context, *rig) (*coordinatorv1.Run, error) {
+func update(broken, image string) func(context.Context, *rig) (*coordinatorv1.Run, error) {
 	return func(ctx context.Context, r *rig) (*coordinatorv1.Run, error) {
 		now, err := r.version(ctx)
 		if err != nil {
@@ -71,7 +95,7 @@ func update(broken string) func(context.Context, *rig) (*coordinatorv1.Run, erro
 		next := map[string]string{"": "v1", "v1": "v2", "v2": "v1"}[now]
 		return r.apply(ctx, composeNine(func(service string) string {
 			if service == broken {
-				return "nine-app:bad"
+				return "nine-app:" + image
 			}
 			return "nine-app:" + next
 		}))
@@ -99,7 +123,104 @@ func cancelHalfway(ctx context.Context, r *rig, run *coordinatorv1.Run, c *crash
 	return err
 }
 
-// resume is the start of a scenario whose run was started already.
-func resume(run *coordinatorv1.Run) func(context.Context, *rig) (*coordinatorv1.Run, error) {
-	return func(context.Context, *rig) (*coordinatorv1.Run, error) { return run, nil }
+// scale changes the number of instances of one service.
+func scale(to uint32) func(context.Context, *rig) (*coordinatorv1.Run, error) {
+	return func(ctx context.Context, r *rig) (*coordinatorv1.Run, error) {
+		resp, err := coordinatorv1.NewServiceServiceClient(r.client).ScaleService(ctx, &coordinatorv1.ScaleServiceRequest{
+			Stack: nine, Service: "cache", Replicas: to, RequestId: r.requestID(),
+		})
+		return resp.GetRun(), err
+	}
+}
+
+// scaledTo has so many instances before the scenario begins.
+func scaledTo(n uint32) func(context.Context, *rig) error {
+	return func(ctx context.Context, r *rig) error {
+		got, err := r.stacks.GetStack(ctx, &coordinatorv1.GetStackRequest{Stack: nine})
+		if status.Code(err) == codes.NotFound {
+			return r.finish(ctx, update("", ""))
+		}
+		if err != nil {
+			return err
+		}
+		for _, s := range got.GetRelease().GetServices() {
+			if s.GetName() == "cache" && s.GetReplicas() == n {
+				return nil
+			}
+		}
+		return r.finish(ctx, scale(n))
+	}
+}
+
+// finish lets a run succeed that is no scenario.
+func (r *rig) finish(ctx context.Context, start func(context.Context, *rig) (*coordinatorv1.Run, error)) error {
+	f, _, err := r.follow(ctx, scenario{start: start, want: coordinatorv1.RunState_RUN_STATE_SUCCEEDED}, &crash{}, nil)
+	if found := f.all(); err == nil && len(found) > 0 {
+		err = errors.New(strings.Join(found, "; "))
+	}
+	if err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	return nil
+}
+
+// composeMoving is the stack that leaves hosts: its services depend on each other, so that they are all on one.
+func composeMoving() string {
+	return `name: moving
+services:
+  store: {image: "nine-app:v1"}
+  front: {image: "nine-app:v1", depends_on: [store]}
+  side: {image: "nine-app:v1", depends_on: [store]}
+`
+}
+
+// uncordon lets every host take instances again.
+func (r *rig) uncordon(ctx context.Context) error {
+	hosts := coordinatorv1.NewHostServiceClient(r.client)
+	list, err := hosts.ListHosts(ctx, &coordinatorv1.ListHostsRequest{})
+	if err != nil {
+		return err
+	}
+	for _, h := range list.GetHosts() {
+		if !h.GetCordoned() {
+			continue
+		}
+		if _, err := hosts.UncordonHost(ctx, &coordinatorv1.UncordonHostRequest{Host: h.GetName(), RequestId: r.requestID()}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// movable deploys the stack that moves, once.
+func movable(ctx context.Context, r *rig) error {
+	_, err := r.stacks.GetStack(ctx, &coordinatorv1.GetStackRequest{Stack: moving})
+	if status.Code(err) == codes.NotFound {
+		return r.finish(ctx, func(ctx context.Context, r *rig) (*coordinatorv1.Run, error) { return r.apply(ctx, composeMoving()) })
+	}
+	return err
+}
+
+// from is the host of the stack that moves.
+func from(ctx context.Context, r *rig) (string, error) {
+	got, err := r.stacks.GetStack(ctx, &coordinatorv1.GetStackRequest{Stack: moving})
+	if err != nil {
+		return "", err
+	}
+	return got.GetRelease().GetAssignments()[0].GetHost(), nil
+}
+
+func onSecond(ctx context.Context, r *rig) (bool, error) {
+	host, err := from(ctx, r)
+	return host == "h2", err
+}
+
+// drain moves the stack off its host.
+func drain(ctx context.Context, r *rig) (*coordinatorv1.Run, error) {
+	host, err := from(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := coordinatorv1.NewHostServiceClient(r.client).DrainHost(ctx, &coordinatorv1.DrainHostRequest{Host: host, Stack: moving, RequestId: r.requestID()})
+	return resp.GetRun(), err
 }

@@ -159,10 +159,11 @@ func (c *container) state(tag string, ready time.Duration) map[string]any {
 		return state
 	}
 	health := "healthy"
-	if _, version, _ := strings.Cut(tag, ":"); strings.HasPrefix(version, "bad") {
+	_, version, _ := strings.Cut(tag, ":")
+	if strings.HasPrefix(version, "bad") {
 		health = "unhealthy"
 	}
-	if time.Since(c.started) < ready {
+	if time.Since(c.started) < ready || strings.HasPrefix(version, "slow") {
 		health = "starting"
 	}
 	state["Pid"] = 1 // the same in every life of the engine, as that of a container that outlives it

@@ -2,8 +2,8 @@
 // tests that repeat thousands of operations under kills, where a real engine is too slow. It owns that file, which is also the test's witness: one line for
 // each effect, in order, written before the call is answered. What a real engine does with real containers it leaves to the tests on real engines.
 //
-// Its containers are lines of that file, so they outlive it, as those of an engine with live-restore do. One is healthy -ready after its start, or unhealthy
-// if its image's tag begins with "bad".
+// Its containers are lines of that file, so they outlive it, as those of an engine with live-restore do. One is healthy -ready after its start, unhealthy if
+// its image's tag begins with "bad", and never either if it begins with "slow".
 package main
 
 import (
