@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -40,6 +41,8 @@ const (
 	pingAfter, pingTimeout = 10 * time.Second, 10 * time.Second
 	// caddy is the one route driver.
 	caddy = "caddy"
+	// maintenanceFile in the data folder remembers which routes show a page.
+	maintenanceFile = "maintenance.json"
 )
 
 // Options of a running agent. DataDir and Logger are required.
@@ -109,26 +112,35 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	server, err := newServer(credentials.ID(), api.Options{
-		Ledger: operations, Containers: engine, Routes: routes, Prober: probe.Prober{}, Host: machine, Logger: o.Logger,
+	services := api.Options{
+		Ledger: operations, Containers: engine, Prober: probe.Prober{}, Host: machine, Logger: o.Logger,
 		Coordinators: newCoordinators(o.DataDir, links, o.Logger),
-	})
+	}
+	if routes != nil { // a nil driver would not be a nil interface.
+		services.Routes = routes
+	}
+	server, err := newServer(credentials.ID(), services)
 	if err != nil {
 		return errors.Join(err, operations.Close(ctx))
 	}
 	o.Logger.Info("agent starts", "host", credentials.ID().Name, "cluster", credentials.ID().Cluster, "version", version.Version,
 		"address", inventory.GetAddress(), "coordinators", strings.Join(known, ","))
-	return serve(ctx, operations, server, links, machine)
+	return serve(ctx, operations, server, links, machine, routes)
 }
 
 // serve runs the parts until ctx ends or one of them fails, and stops them in the reverse order.
-func serve(ctx context.Context, operations *ledger.Ledger, server *grpc.Server, links *uplink.Uplink, machine *host.Host) error {
+func serve(
+	ctx context.Context, operations *ledger.Ledger, server *grpc.Server, links *uplink.Uplink, machine *host.Host, routes *route.Caddy,
+) error {
 	// The parts outlive ctx: until the last operation has ended, its caller is to hear of it.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, work := errgroup.WithContext(work)
 	g.Go(func() error { return machine.Run(work) })
 	g.Go(func() error { return links.Run(work) })
+	if routes != nil {
+		g.Go(func() error { return routes.Run(work) })
+	}
 	g.Go(func() error { return server.Serve(links) })
 	g.Go(func() error { return operations.AwaitFailure(work) })
 	g.Go(func() error {
@@ -184,13 +196,13 @@ func newEngine(o Options, name, address string) (*container.Engine, error) {
 }
 
 // newRoutes returns the driver of the host's proxy; nil if it has none.
-func newRoutes(o Options) (api.Routes, error) {
+func newRoutes(o Options) (*route.Caddy, error) {
 	switch o.RouteDriver {
 	case "":
 		return nil, nil
 	case caddy:
 		route.KeepQueued(o.Logger)
-		return route.NewCaddy(o.CaddyAdmin, o.Logger)
+		return route.NewCaddy(o.CaddyAdmin, o.Logger, route.WithState(filepath.Join(o.DataDir, maintenanceFile)))
 	default:
 		return nil, fmt.Errorf("route driver %q is not known: use --route-driver %s", o.RouteDriver, caddy)
 	}

@@ -136,6 +136,10 @@ func (proxy) Update(_ context.Context, _ *agentv1.Route, add, _ []string) ([]str
 	return add, nil
 }
 
+func (proxy) SetMaintenance(_ context.Context, req *agentv1.SetMaintenanceRequest) ([]string, error) {
+	return req.GetRoutes(), nil
+}
+
 // machine is a host whose inventory changes when told.
 type machine struct {
 	mu        sync.Mutex
@@ -283,6 +287,11 @@ func TestEveryOperationIsPerformedOnceAndAnsweredAgain(t *testing.T) {
 			&agentv1.UpdateRouteRequest{Operation: operation("a"), Route: &agentv1.Route{Name: "r"}, Add: []string{"127.0.0.1:80"}},
 			&agentv1.UpdateRouteResponse{Upstreams: []string{"127.0.0.1:80"}}, "",
 		},
+		{
+			agentv1.RouteService_SetMaintenance_FullMethodName,
+			&agentv1.SetMaintenanceRequest{Operation: operation("a"), Routes: []string{"web.*"}, Enabled: true},
+			&agentv1.SetMaintenanceResponse{Routes: []string{"web.*"}}, "",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.method, func(t *testing.T) {
@@ -326,6 +335,7 @@ func TestAnOperationThatLacksSomethingIsInvalid(t *testing.T) {
 		{agentv1.ContainerService_InspectContainer_FullMethodName, &agentv1.InspectContainerRequest{Operation: operation("a")}, "name"},
 		{agentv1.ProbeService_ProbeHttp_FullMethodName, &agentv1.ProbeHttpRequest{Operation: operation("a")}, "url"},
 		{agentv1.ProbeService_ProbeTcp_FullMethodName, &agentv1.ProbeTcpRequest{Operation: operation("a")}, "address"},
+		{agentv1.RouteService_SetMaintenance_FullMethodName, &agentv1.SetMaintenanceRequest{Operation: operation("a")}, "routes"},
 		{agentv1.RouteService_UpdateRoute_FullMethodName, &agentv1.UpdateRouteRequest{Operation: operation("a")}, "route.name"},
 		{
 			agentv1.RouteService_UpdateRoute_FullMethodName,
@@ -373,8 +383,11 @@ func TestFailuresAndRefusalsAreToldApart(t *testing.T) {
 	}
 
 	_, err = agentv1.NewRouteServiceClient(cc).UpdateRoute(t.Context(), &agentv1.UpdateRouteRequest{Operation: operation("run/3"), Route: &agentv1.Route{Name: "r"}})
-	if f, ok := rpcerr.Failure(err); !ok || !f.GetPermanent() || !strings.Contains(f.GetMessage(), "--route-driver") {
-		t.Fatalf("got %v without a proxy, want a permanent failure that names the flag", err)
+	_, errPage := agentv1.NewRouteServiceClient(cc).SetMaintenance(t.Context(), &agentv1.SetMaintenanceRequest{Operation: operation("run/4"), Routes: []string{"r"}})
+	for _, err := range []error{err, errPage} {
+		if f, ok := rpcerr.Failure(err); !ok || !f.GetPermanent() || !strings.Contains(f.GetMessage(), "--route-driver") {
+			t.Fatalf("got %v without a proxy, want a permanent failure that names the flag", err)
+		}
 	}
 }
 

@@ -13,6 +13,8 @@ type Routes interface {
 	List(ctx context.Context) ([]*agentv1.RouteState, error)
 	// Update changes the upstreams of a route and returns when the proxy serves by them.
 	Update(ctx context.Context, route *agentv1.Route, add, remove []string) (upstreams []string, err error)
+	// SetMaintenance shows a page instead of what routes lead to, or ends that, and returns the routes that show one.
+	SetMaintenance(ctx context.Context, req *agentv1.SetMaintenanceRequest) (routes []string, err error)
 }
 
 // routeServer serves RouteService.
@@ -38,10 +40,24 @@ func (s *routeServer) ListRoutes(ctx context.Context, _ *agentv1.ListRoutesReque
 func (s *routeServer) UpdateRoute(ctx context.Context, req *agentv1.UpdateRouteRequest) (*agentv1.UpdateRouteResponse, error) {
 	return perform(ctx, s.base, req, func(ctx context.Context) (*agentv1.UpdateRouteResponse, error) {
 		if s.routes == nil {
-			return nil, rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_ROUTE, true,
-				"this host drives no proxy: start its agent with --route-driver")
+			return nil, noProxy()
 		}
 		upstreams, err := s.routes.Update(ctx, req.GetRoute(), req.GetAdd(), req.GetRemove())
 		return &agentv1.UpdateRouteResponse{Upstreams: upstreams}, err
 	})
+}
+
+// SetMaintenance shows a page instead of what routes lead to, or ends that.
+func (s *routeServer) SetMaintenance(ctx context.Context, req *agentv1.SetMaintenanceRequest) (*agentv1.SetMaintenanceResponse, error) {
+	return perform(ctx, s.base, req, func(ctx context.Context) (*agentv1.SetMaintenanceResponse, error) {
+		if s.routes == nil {
+			return nil, noProxy()
+		}
+		routes, err := s.routes.SetMaintenance(ctx, req)
+		return &agentv1.SetMaintenanceResponse{Routes: routes}, err
+	})
+}
+
+func noProxy() error {
+	return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_ROUTE, true, "this host drives no proxy: start its agent with --route-driver")
 }

@@ -50,6 +50,8 @@ func valid(req proto.Message) error {
 	case *agentv1.WatchContainerRequest:
 		need(r.GetName() != "", "name")
 		need(r.GetWindow() != nil, "window")
+	case *agentv1.SetMaintenanceRequest:
+		need(len(r.GetRoutes()) > 0, "routes")
 	case *agentv1.UpdateRouteRequest:
 		need(r.GetRoute().GetName() != "", "route.name")
 		for _, upstream := range append(r.GetAdd(), r.GetRemove()...) {

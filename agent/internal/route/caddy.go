@@ -1,11 +1,10 @@
-// Package route writes the upstreams of the proxy that a host's agent drives, and confirms that the proxy took them. It owns the routes
-// that carry Muster's mark and leaves every other part of the proxy's configuration as it is. When an upstream may be added or removed is
-// left to the coordinator.
+// Package route writes the upstreams of the proxy that a host's agent drives, or shows a page in their place for a time, and confirms that the proxy
+// took them. It owns the routes that carry Muster's mark and leaves every other part of the proxy's configuration as it is. When an upstream may be
+// added or removed, or a page shown, is left to the coordinator; that a page ends is not.
 package route
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -53,6 +52,8 @@ type Caddy struct {
 	log    *slog.Logger
 
 	update chan struct{} // holds a token during a change: one at a time. Those of other programs are found by their Etag.
+	pages  *pages        // used by who holds the token.
+	due    chan struct{} // Run is to look at the pages.
 }
 
 // Option changes how a Caddy is driven.
@@ -67,6 +68,9 @@ func WithServer(name string) Option { return func(c *Caddy) { c.server = name } 
 func WithDir(dir string) Option {
 	return func(c *Caddy) { c.slots.dir, c.keeps = dir, true }
 }
+
+// WithState names a file that remembers which routes show a page, and until when. Without it, they are forgotten when the agent ends.
+func WithState(file string) Option { return func(c *Caddy) { c.pages.file = file } }
 
 // NewCaddy returns a driver of the proxy whose admin API is at adminURL, such as http://127.0.0.1:2019. It does not need the proxy to be up.
 func NewCaddy(adminURL string, logger *slog.Logger, opts ...Option) (*Caddy, error) {
@@ -85,6 +89,8 @@ func NewCaddy(adminURL string, logger *slog.Logger, opts ...Option) (*Caddy, err
 		client: &http.Client{Transport: &http.Transport{Proxy: nil, IdleConnTimeout: 30 * time.Second}},
 		log:    logger.With("component", "route"),
 		update: make(chan struct{}, 1),
+		pages:  &pages{},
+		due:    make(chan struct{}, 1),
 	}
 	if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {
 		c.slots.dir = filepath.Join(defaultDir, strings.NewReplacer(":", "-", "[", "", "]", "").Replace(u.Host))
@@ -95,7 +101,7 @@ func NewCaddy(adminURL string, logger *slog.Logger, opts ...Option) (*Caddy, err
 	if d := c.slots.dir; d != "" && (!filepath.IsAbs(d) || strings.ContainsAny(d, "{}\\")) {
 		return nil, fmt.Errorf("folder %q for upstreams: use an absolute path without braces", d)
 	}
-	return c, nil
+	return c, c.pages.load()
 }
 
 // List returns Muster's routes in order of their names.
@@ -110,20 +116,17 @@ func (c *Caddy) List(ctx context.Context) ([]*agentv1.RouteState, error) {
 		return nil, err
 	}
 	var out []*agentv1.RouteState
-	for _, name := range all.names() {
-		for _, raw := range all.routes(name) {
-			r, ok := parseRoute(raw)
-			if !ok {
-				continue
-			}
-			upstreams, _, err := c.upstreams(r)
-			if err != nil {
-				return nil, fail(false, "upstreams of route %q: %s", r.route.GetName(), err)
-			}
-			out = append(out, &agentv1.RouteState{Route: r.route, Upstreams: upstreams})
+	for _, r := range all.own() {
+		upstreams, _, err := c.upstreams(r)
+		if err != nil {
+			return nil, fail(false, "upstreams of route %q: %s", r.route.GetName(), err)
 		}
+		shows, err := c.shows(r)
+		if err != nil {
+			return nil, fail(false, "page of route %q: %s", r.route.GetName(), err)
+		}
+		out = append(out, &agentv1.RouteState{Route: r.route, Upstreams: upstreams, Maintenance: shows})
 	}
-	slices.SortFunc(out, func(a, b *agentv1.RouteState) int { return cmp.Compare(a.GetRoute().GetName(), b.GetRoute().GetName()) })
 	return out, nil
 }
 
@@ -146,12 +149,26 @@ func (c *Caddy) Update(ctx context.Context, route *agentv1.Route, add, remove []
 	if err := validate(route, add, remove); err != nil {
 		return nil, err
 	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("route %q: %w", route.GetName(), err)
+	}
+	defer unlock()
+	return c.change(ctx, route, add, remove)
+}
+
+// lock waits for the end of another change.
+func (c *Caddy) lock(ctx context.Context) (unlock func(), err error) {
 	select {
 	case c.update <- struct{}{}:
-		defer func() { <-c.update }()
+		return func() { <-c.update }, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("route %q: wait for another change: %w", route.GetName(), ctx.Err())
+		return nil, fmt.Errorf("wait for another change: %w", ctx.Err())
 	}
+}
+
+// change makes a route lead to its upstreams, or show its page, and returns when the proxy does. The lock is held.
+func (c *Caddy) change(ctx context.Context, route *agentv1.Route, add, remove []string) ([]string, error) {
 	change := &change{c: c, route: route, add: add, remove: remove, inSlots: c.slots.dir != ""}
 	for {
 		done, upstreams, err := change.step(ctx)

@@ -42,7 +42,11 @@ func (ch *change) step(ctx context.Context) (done bool, upstreams []string, err 
 		return false, nil, fail(false, "upstreams of route %q: %s", name, err)
 	}
 	wanted := ch.apply(had)
-	dials := wanted
+	text, shown := c.pages.shown(name, time.Now())
+	dials, page := wanted, (*notice)(nil)
+	if shown {
+		page = &notice{body: literal(text)}
+	}
 	if ch.inSlots {
 		listen, probe, ok := all.confirmAt()
 		if !ok || probe != c.slots.probe() {
@@ -54,18 +58,16 @@ func (ch *change) step(ctx context.Context) (done bool, upstreams []string, err 
 				return false, nil, err
 			}
 		}
-		if n == 0 || !slices.Equal(had, wanted) {
-			if n, err = c.slots.write(name, wanted, n); err != nil {
-				return false, nil, fail(false, "upstreams of route %q: %s", name, err)
-			}
-			c.log.Info("upstreams changed", "route", name, "upstreams", wanted)
+		if n, err = ch.writeSlots(had, wanted, n, text, shown); err != nil {
+			return false, nil, fail(false, "upstreams of route %q: %s", name, err)
 		}
+		page = c.slots.notice(name)
 		dials = make([]string, 0, n)
 		for i := range n {
 			dials = append(dials, "{file."+c.slots.slot(name, i)+"}")
 		}
 	}
-	next, changed, err := all.with(server, ch.route, dials)
+	next, changed, err := all.with(server, ch.route, dials, page)
 	if err != nil {
 		return false, nil, fail(true, "caddy at %s has a configuration that cannot be changed: %s", c.admin, err)
 	}
@@ -79,6 +81,24 @@ func (ch *change) step(ctx context.Context) (done bool, upstreams []string, err 
 	listen, _, _ := all.confirmAt()
 	done, err = ch.confirm(ctx, listen)
 	return done, wanted, err
+}
+
+// writeSlots puts a generation in force that differs, and returns the number of its slots.
+func (ch *change) writeSlots(had, wanted []string, n int, text string, shown bool) (int, error) {
+	c, name := ch.c, ch.route.GetName()
+	if shown {
+		if err := c.slots.writePage(name, text); err != nil {
+			return 0, err
+		}
+	}
+	before, err := c.slots.shows(name)
+	if err != nil || n > 0 && before == shown && slices.Equal(had, wanted) {
+		return n, err
+	}
+	if n, err = c.slots.write(name, wanted, n, shown); err == nil {
+		c.log.Info("upstreams changed", "route", name, "upstreams", wanted, "maintenance", shown)
+	}
+	return n, err
 }
 
 func (ch *change) apply(had []string) []string {

@@ -2,9 +2,12 @@ package route
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"maps"
+	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -27,10 +30,20 @@ type servers map[string]json.RawMessage
 
 // caddyRoute is a route as Caddy's configuration has it.
 type caddyRoute struct {
-	ID       string         `json:"@id"`
-	Match    []caddyMatch   `json:"match,omitempty"`
-	Handle   []caddyHandler `json:"handle"`
-	Terminal bool           `json:"terminal"`
+	ID       string       `json:"@id"`
+	Match    []caddyMatch `json:"match,omitempty"`
+	Handle   []any        `json:"handle"`
+	Terminal bool         `json:"terminal"`
+}
+
+// readRoute is what is read of it.
+type readRoute struct {
+	Match  []caddyMatch `json:"match"`
+	Handle []struct {
+		Handler   string          `json:"handler"`
+		Upstreams []caddyUpstream `json:"upstreams"`
+		Routes    []caddyPage     `json:"routes"`
+	} `json:"handle"`
 }
 
 type caddyMatch struct {
@@ -56,14 +69,61 @@ type caddyHandler struct {
 	} `json:"transport"`
 }
 
+// caddySubroute comes before the upstreams of a route that may show a page.
+type caddySubroute struct {
+	Handler string      `json:"handler"`
+	Routes  []caddyPage `json:"routes"`
+}
+
+type caddyPage struct {
+	Match    []caddyVars   `json:"match,omitempty"`
+	Handle   []caddyAnswer `json:"handle"`
+	Terminal bool          `json:"terminal"`
+}
+
+type caddyVars struct {
+	Vars map[string][]string `json:"vars"`
+}
+
+type caddyAnswer struct {
+	Handler    string              `json:"handler"`
+	StatusCode int                 `json:"status_code"`
+	Headers    map[string][]string `json:"headers"`
+	Body       string              `json:"body"`
+}
+
+// notice is a page that a route shows: if a file says so, or, without one, always.
+type notice struct {
+	mode string // the placeholder of the file.
+	body string // of the answer, with Caddy's placeholders.
+}
+
+func (n *notice) handler() caddySubroute {
+	page := caddyPage{Terminal: true, Handle: []caddyAnswer{{
+		Handler: "static_response", StatusCode: http.StatusServiceUnavailable, Body: n.body,
+		Headers: map[string][]string{
+			"Cache-Control": {"no-store"}, "Content-Type": {"text/html; charset=utf-8"}, "Retry-After": {strconv.Itoa(int(retryAfter.Seconds()))},
+		},
+	}}}
+	if n.mode != "" {
+		page.Match = []caddyVars{{Vars: map[string][]string{n.mode: {maintained}}}}
+	}
+	return caddySubroute{Handler: "subroute", Routes: []caddyPage{page}}
+}
+
+// literal is a text that Caddy takes as it is.
+func literal(text string) string { return strings.NewReplacer("{", `\{`, "}", `\}`).Replace(text) }
+
 type caddyUpstream struct {
 	Dial string `json:"dial"`
 }
 
 // parsed is one of Muster's routes.
 type parsed struct {
-	route *agentv1.Route
-	dials []string // addresses, or the placeholders of slots.
+	route  *agentv1.Route
+	dials  []string // addresses, or the placeholders of slots.
+	shows  bool     // a page, whatever the folder of slots says.
+	edited bool     // by hand, so that what it matches is not known.
 }
 
 // inSlots says that the upstreams of the route are in the folder of slots.
@@ -95,8 +155,9 @@ func parseRoute(raw json.RawMessage) (parsed, bool) {
 		return parsed{}, false
 	}
 	out := parsed{route: &agentv1.Route{Name: strings.TrimPrefix(name, mark)}}
-	var c caddyRoute
+	var c readRoute
 	if err := json.Unmarshal(raw, &c); err != nil { // edited by hand: it is written anew with the next change.
+		out.edited = true
 		return out, true
 	}
 	if len(c.Match) > 0 {
@@ -105,23 +166,28 @@ func parseRoute(raw json.RawMessage) (parsed, bool) {
 			out.route.PathPrefix = strings.TrimSuffix(c.Match[0].Path[0], "*")
 		}
 	}
-	if len(c.Handle) > 0 {
-		for _, u := range c.Handle[0].Upstreams {
+	for _, h := range c.Handle {
+		for _, u := range h.Upstreams {
 			out.dials = append(out.dials, u.Dial)
 		}
+		out.shows = out.shows || len(h.Routes) > 0 && len(h.Routes[0].Match) == 0
 	}
 	return out, true
 }
 
-// render is the inverse of parseRoute.
-func render(route *agentv1.Route, dials []string) (json.RawMessage, error) {
+// render is the inverse of parseRoute. Without a notice, the route leads to its upstreams whatever is asked.
+func render(route *agentv1.Route, dials []string, page *notice) (json.RawMessage, error) {
 	handler := caddyHandler{Handler: "reverse_proxy", Upstreams: make([]caddyUpstream, 0, len(dials))}
 	handler.LoadBalancing.Policy.Name = "round_robin"
 	handler.Transport.Protocol, handler.Transport.KeepAlive.IdleTimeout = "http", idleTimeout
 	for _, d := range dials {
 		handler.Upstreams = append(handler.Upstreams, caddyUpstream{Dial: d})
 	}
-	out := caddyRoute{ID: mark + route.GetName(), Handle: []caddyHandler{handler}, Terminal: true}
+	out := caddyRoute{ID: mark + route.GetName(), Terminal: true}
+	if page != nil {
+		out.Handle = append(out.Handle, page.handler())
+	}
+	out.Handle = append(out.Handle, handler)
 	match := caddyMatch{Host: route.GetHosts()}
 	switch prefix := route.GetPathPrefix(); {
 	case prefix == "" || prefix == "/":
@@ -166,8 +232,8 @@ func (s servers) find(name string) (string, parsed) {
 }
 
 // with returns the servers with one of Muster's routes as it shall be, and whether anything is different. All else stays as it is.
-func (s servers) with(server string, route *agentv1.Route, dials []string) (servers, bool, error) {
-	wanted, err := render(route, dials)
+func (s servers) with(server string, route *agentv1.Route, dials []string, page *notice) (servers, bool, error) {
+	wanted, err := render(route, dials, page)
 	if err != nil {
 		return nil, false, err
 	}
@@ -206,6 +272,20 @@ func (s servers) replace(server string, routes []json.RawMessage) (servers, erro
 	out := maps.Clone(s)
 	out[server], err = json.Marshal(body)
 	return out, err
+}
+
+// own returns Muster's routes, in order of their names.
+func (s servers) own() []parsed {
+	var out []parsed
+	for _, server := range s.names() {
+		for _, raw := range s.routes(server) {
+			if r, ok := parseRoute(raw); ok {
+				out = append(out, r)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b parsed) int { return cmp.Compare(a.route.GetName(), b.route.GetName()) })
+	return out
 }
 
 // withConfirm returns the servers with Muster's own one, which answers with the probe file of the folder.

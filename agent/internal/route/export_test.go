@@ -6,6 +6,9 @@ func WriteSlots(dir, name string, upstreams ...string) error {
 	if err := s.challenge("value"); err != nil {
 		return err
 	}
-	_, err := s.write(name, upstreams, 0)
+	if err := s.writePage(name, "<p>"+upstreams[0]); err != nil {
+		return err
+	}
+	_, err := s.write(name, upstreams, 0, true)
 	return err
 }

@@ -19,6 +19,12 @@ const (
 	nobody = "127.0.0.1:0"
 	// upstreamsFile of a generation lists them, one a line.
 	upstreamsFile = "upstreams"
+	// modeFile of a generation says whether the proxy leads requests to the upstreams or shows pageFile.
+	modeFile = "mode"
+	// serving and maintained are what a modeFile holds.
+	serving, maintained = "serving", "maintenance"
+	// pageFile of a route outlives its generations: a request that met the one before may still read it.
+	pageFile = "page"
 	// currentLink leads to the generation in force.
 	currentLink = "current"
 	// probeFile is what the proxy is asked for, to prove that it reads this folder.
@@ -39,6 +45,45 @@ func (s slots) slot(route string, n int) string {
 	return filepath.Join(s.dir, route, currentLink, strconv.Itoa(n))
 }
 
+// notice is how the proxy is told to show a page instead of what the slots of a route lead to.
+func (s slots) notice(route string) *notice {
+	return &notice{
+		mode: "{file." + filepath.Join(s.dir, route, currentLink, modeFile) + "}",
+		body: "{file." + filepath.Join(s.dir, route, pageFile) + "}",
+	}
+}
+
+// shows says that a route shows its page.
+func (s slots) shows(route string) (bool, error) {
+	mode, err := os.ReadFile(filepath.Join(s.dir, route, currentLink, modeFile))
+	if errors.Is(err, fs.ErrNotExist) { // of a route that is not in slots, or of an agent that knew no pages.
+		return false, nil
+	}
+	return string(mode) == maintained, err
+}
+
+// writePage makes the page that a route shows. A request gets the one before or this one, whole.
+func (s slots) writePage(route, page string) error {
+	path := filepath.Join(s.dir, route, pageFile)
+	if had, err := os.ReadFile(path); err == nil && string(had) == page {
+		return nil
+	}
+	if err := s.makeDir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	next := path + ".next"
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := writeFile(next, page); err != nil {
+		return err
+	}
+	if err := os.Rename(next, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
 // probe is the path of the file that the proxy repeats.
 func (s slots) probe() string { return filepath.Join(s.dir, probeFile) }
 
@@ -55,11 +100,18 @@ func (s slots) read(route string) ([]string, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	return strings.Fields(string(text)), len(entries) - 1, nil
+	n := 0
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err == nil {
+			n++
+		}
+	}
+	return strings.Fields(string(text)), n, nil
 }
 
-// write makes a generation with these upstreams and puts it in force. It returns the number of its slots, at least atLeast.
-func (s slots) write(route string, upstreams []string, atLeast int) (int, error) {
+// write makes a generation with these upstreams, behind the route's page if it shows that, and puts it in force. It returns the number of its
+// slots, at least atLeast.
+func (s slots) write(route string, upstreams []string, atLeast int, page bool) (int, error) {
 	n := max(minSlots, atLeast)
 	for n < len(upstreams) {
 		n *= 2
@@ -76,7 +128,7 @@ func (s slots) write(route string, upstreams []string, atLeast int) (int, error)
 	if err != nil {
 		return 0, err
 	}
-	if err := fill(dir, upstreams, n); err != nil {
+	if err := fill(dir, upstreams, n, page); err != nil {
 		return 0, errors.Join(err, os.RemoveAll(dir))
 	}
 	if err := s.enforce(home, filepath.Base(dir)); err != nil {
@@ -87,8 +139,15 @@ func (s slots) write(route string, upstreams []string, atLeast int) (int, error)
 }
 
 // fill writes each upstream once; the slots are links to it, so that few files need to reach the disk.
-func fill(dir string, upstreams []string, n int) error {
+func fill(dir string, upstreams []string, n int, page bool) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	mode := serving
+	if page {
+		mode = maintained
+	}
+	if err := writeFile(filepath.Join(dir, modeFile), mode); err != nil {
 		return err
 	}
 	if err := writeFile(filepath.Join(dir, upstreamsFile), strings.Join(upstreams, "\n")); err != nil {

@@ -176,7 +176,9 @@ type RouteState struct {
 	// route of the proxy.
 	Route *Route `protobuf:"bytes,1,opt,name=route,proto3" json:"route,omitempty"`
 	// upstreams as address:port, sorted.
-	Upstreams     []string `protobuf:"bytes,2,rep,name=upstreams,proto3" json:"upstreams,omitempty"`
+	Upstreams []string `protobuf:"bytes,2,rep,name=upstreams,proto3" json:"upstreams,omitempty"`
+	// maintenance says that a page is shown instead of what the upstreams answer.
+	Maintenance   bool `protobuf:"varint,3,opt,name=maintenance,proto3" json:"maintenance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +225,13 @@ func (x *RouteState) GetUpstreams() []string {
 		return x.Upstreams
 	}
 	return nil
+}
+
+func (x *RouteState) GetMaintenance() bool {
+	if x != nil {
+		return x.Maintenance
+	}
+	return false
 }
 
 // UpdateRouteRequest changes the upstreams of one route.
@@ -484,11 +493,12 @@ const file_muster_agent_v1_route_service_proto_rawDesc = "" +
 	"pathPrefix\"\x13\n" +
 	"\x11ListRoutesRequest\"I\n" +
 	"\x12ListRoutesResponse\x123\n" +
-	"\x06routes\x18\x01 \x03(\v2\x1b.muster.agent.v1.RouteStateR\x06routes\"X\n" +
+	"\x06routes\x18\x01 \x03(\v2\x1b.muster.agent.v1.RouteStateR\x06routes\"z\n" +
 	"\n" +
 	"RouteState\x12,\n" +
 	"\x05route\x18\x01 \x01(\v2\x16.muster.agent.v1.RouteR\x05route\x12\x1c\n" +
-	"\tupstreams\x18\x02 \x03(\tR\tupstreams\"\xa6\x01\n" +
+	"\tupstreams\x18\x02 \x03(\tR\tupstreams\x12 \n" +
+	"\vmaintenance\x18\x03 \x01(\bR\vmaintenance\"\xa6\x01\n" +
 	"\x12UpdateRouteRequest\x128\n" +
 	"\toperation\x18\x01 \x01(\v2\x1a.muster.agent.v1.OperationR\toperation\x12,\n" +
 	"\x05route\x18\x02 \x01(\v2\x16.muster.agent.v1.RouteR\x05route\x12\x10\n" +
