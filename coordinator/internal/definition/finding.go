@@ -9,7 +9,7 @@ import (
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 )
 
-// Codes of findings. The language's reference, doc.md, says for each what it means; codes are never given a new meaning.
+// Codes of findings. The language's reference, deploy/stacks/PROCEDURES.md, says what they mean; codes are never given a new meaning.
 const (
 	codeYAML         = "Y001" // not YAML, or more of it than one mapping
 	codeUnknown      = "Y002" // a field that there is not
