@@ -275,15 +275,16 @@ func (o *operation) send(m *member, after []string, unknown coordinatorv1.IfUnkn
 
 // reachable returns the selected instances that can get a signal. Those that were named must be able to.
 func (o *operation) reachable() ([]*member, error) {
-	running := o.runningOf()
-	if len(running) == len(o.selected) && len(running) > 0 {
-		return running, nil
-	}
-	var deaf []*member
+	var running, deaf []*member
 	for _, m := range o.selected {
-		if !m.runs() {
+		if m.container.GetState() == "running" {
+			running = append(running, m)
+		} else {
 			deaf = append(deaf, m)
 		}
+	}
+	if len(deaf) == 0 && len(running) > 0 {
+		return running, nil
 	}
 	if len(running) == 0 || len(o.req.GetSlots()) > 0 {
 		if len(deaf) == 0 {
