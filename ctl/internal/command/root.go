@@ -45,7 +45,7 @@ Every change is a run: it is planned first, followed live, and goes on without t
 	a.completeFlags(root)
 	root.AddCommand(
 		a.loginCommand(), a.statusCommand(), a.versionCommand(),
-		a.hostCommand(), a.stackCommand(), a.serviceCommand(), a.runCommand(), a.lockCommand(), a.secretCommand(), a.operatorCommand(),
+		a.hostCommand(), a.stackCommand(), a.serviceCommand(), a.runCommand(), a.procedureCommand(), a.lockCommand(), a.secretCommand(), a.operatorCommand(),
 	)
 	root.AddCommand(topics()...)
 	return root
