@@ -10,7 +10,9 @@ import (
 
 	"github.com/spheroseg/muster/coordinator/internal/state"
 	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
+	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
+	raftv1 "github.com/spheroseg/muster/proto/gen/muster/raft/v1"
 )
 
 func clone[T proto.Message](message T) T { return proto.CloneOf(message) }
@@ -41,7 +43,8 @@ func noActWithoutIntent(e *evidence) (found []string) {
 			continue
 		}
 		run, _, _ := strings.Cut(f.op, "/")
-		if at := intents[f.op]; at == 0 || at > f.seq {
+		ordered, _, _ := strings.Cut(f.op, "/check-") // A check belongs to the step that asks.
+		if at := intents[ordered]; at == 0 || at > f.seq {
 			found = append(found, fmt.Sprintf("%v, which no committed entry had ordered", f))
 		}
 		if over := ended[run]; over > 0 && f.seq > over && f.effect != accessv1.Effect_EFFECT_NONE {
@@ -138,17 +141,40 @@ func outcomesAreTheHosts(e *evidence) (found []string) {
 			if !changed || was == nil || was.GetAttempt() != o.GetAttempt() || !isOpen(was) {
 				continue // it came too late, and changed nothing
 			}
-			id := state.OperationID(was)
-			same := slices.ContainsFunc(recorded[id], func(f fact) bool {
-				return f.seq < x.seq && (f.failure == nil) == (o.GetFailure() == nil) && f.failure.GetReason() == o.GetFailure().GetReason() &&
-					(f.failure != nil || bytes.Equal(f.response, o.GetResult()))
-			})
-			if !same {
+			id, def := state.OperationID(was), state.Definition(b.plans[o.GetRunId()], o.GetStepId())
+			same := slices.ContainsFunc(recorded[id], func(f fact) bool { return f.seq < x.seq && follows(def, f, o) })
+			switch {
+			case o.GetSpared() || o.GetFailure().GetReason() == agentv1.FailureReason_FAILURE_REASON_UNSPECIFIED && o.GetFailure() != nil:
+				// done_if held, or could not be told: then the operation was not begun.
+				if def.GetDoneIf() == nil || acceptedBefore(e.facts, id, x.seq) {
+					found = append(found, fmt.Sprintf("entry %d says that %s was not needed, and it was performed", x.index, id))
+				}
+			case !same:
 				found = append(found, fmt.Sprintf("entry %d says %v of %s, its host recorded %v", x.index, outcomeText(o.GetFailure().GetMessage()), id, recorded[id]))
 			}
 		}
 	})
 	return found
+}
+
+// follows says that an outcome is what a host's record of the operation means for its step.
+func follows(def *coordinatorv1.Step, f fact, o *raftv1.Outcome) bool {
+	interrupted := f.failure.GetReason() == agentv1.FailureReason_FAILURE_REASON_INTERRUPTED
+	switch {
+	case o.GetLost():
+		return interrupted
+	case interrupted && def.GetIfUnknown() == coordinatorv1.IfUnknown_IF_UNKNOWN_PROBE && o.GetFailure() == nil:
+		return true // its probe told
+	case o.GetFailure().GetReason() == agentv1.FailureReason_FAILURE_REASON_NOT_VERIFIED:
+		return f.failure == nil && def.GetVerify() != nil
+	case o.GetFailure() != nil || f.failure != nil:
+		return f.failure.GetReason() == o.GetFailure().GetReason()
+	}
+	return bytes.Equal(f.response, o.GetResult())
+}
+
+func acceptedBefore(facts []fact, op string, seq int64) bool {
+	return slices.ContainsFunc(facts, func(f fact) bool { return f.deed == accepted && f.op == op && f.seq < seq })
 }
 
 func outcomeText(failure string) string {

@@ -32,6 +32,7 @@ func checkers() []checker {
 		{"outcomes are the hosts'", outcomesAreTheHosts},
 		{"steps in order", stepsInOrder},
 		{"budgets hold", budgetsHold},
+		{"asked before going on", askedBeforeGoingOn},
 		{"taken back whole", takenBackWhole},
 		{"terminal is terminal", terminalIsTerminal},
 		{"every run ends", everyRunEnds},
@@ -284,6 +285,9 @@ func budgetsHold(e *evidence) (found []string) {
 		}
 		for _, budget := range final.plans[id].GetBudgets() {
 			over := float64(len(failed)) > budget.GetMaxFailureRatio()*float64(len(budget.GetGroups()))
+			if budget.MaxFailed != nil {
+				over = len(failed) > int(budget.GetMaxFailed())
+			}
 			if over && budget.GetFailureAction() == coordinatorv1.FailureAction_FAILURE_ACTION_ROLLBACK {
 				found = append(found, fmt.Sprintf("run %s succeeded with %d failed groups of %d, tolerated are %v", id, len(failed), len(budget.GetGroups()), budget.GetMaxFailureRatio()))
 			}
@@ -292,10 +296,51 @@ func budgetsHold(e *evidence) (found []string) {
 	return found
 }
 
+// askedBeforeGoingOn: a step that asks is done only when enough different people, none of them the one who started the run, have said yes to
+// the very plan, and none has said no since it was asked last.
+func askedBeforeGoingOn(e *evidence) (found []string) {
+	said := map[string]map[string]bool{} // who said yes, by run and step
+	e.walk(func(x *entry, b *book) {
+		d := x.command.GetDecideStep()
+		key := d.GetRunId() + " " + d.GetStepId()
+		if d != nil && x.result.GetError() == nil && !x.result.GetReplayed() {
+			if said[key] == nil || !d.GetApprove() {
+				said[key] = map[string]bool{}
+			}
+			run := b.runs[d.GetRunId()]
+			if d.GetApprove() && run.GetCreatedBy() != x.command.GetActor() && run.GetPlanHash() == d.GetPlanHash() {
+				said[key][x.command.GetActor()] = true
+			}
+		}
+		for _, s := range x.steps {
+			def := state.Definition(b.plans[s.GetRunId()], s.GetStepId())
+			if def.GetApproval() == nil || s.GetState() != coordinatorv1.StepState_STEP_STATE_DONE {
+				continue
+			}
+			if yes := len(said[s.GetRunId()+" "+s.GetStepId()]); yes < max(1, int(def.GetApproval().GetCount())) {
+				found = append(found, fmt.Sprintf("entry %d: step %s of run %s goes on with %d of %d approvals", x.index, s.GetStepId(), s.GetRunId(), yes, def.GetApproval().GetCount()))
+			}
+		}
+	})
+	return found
+}
+
 // takenBackWhole: of a run that was taken back, every step that may have had an effect was undone, and nothing else was; what it started does
 // not run any more. Of a run that succeeded only failed groups were undone, and nothing of it is left undone.
 func takenBackWhole(e *evidence) (found []string) {
-	final := e.walk(func(*entry, *book) {})
+	begun, performed := map[string]bool{}, map[string]bool{}
+	final := e.walk(func(x *entry, _ *book) {
+		for _, s := range x.steps {
+			if isOpen(s) {
+				begun[s.GetRunId()+"/"+s.GetStepId()] = true
+			}
+		}
+	})
+	for _, f := range e.facts {
+		if at := strings.LastIndexByte(f.op, '/'); f.deed == effected {
+			performed[f.op[:at]] = true
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(final.runs)) {
 		run, plan, steps := final.runs[id], final.plans[id], final.steps[id]
 		back := run.GetState() == coordinatorv1.RunState_RUN_STATE_ROLLED_BACK || run.GetState() == coordinatorv1.RunState_RUN_STATE_CANCELLED
@@ -309,13 +354,13 @@ func takenBackWhole(e *evidence) (found []string) {
 			}
 		}
 		for _, s := range plan.GetSteps() {
-			wanted := e.begun(id, s.GetId()) && (back || s.GetGroup() != "" && failed[s.GetGroup()])
+			taken := back || s.GetGroup() != "" && failed[s.GetGroup()]
 			for n := range s.GetUndo() {
 				status := steps[fmt.Sprintf("undo/%s/%d", s.GetId(), n)]
 				switch {
-				case wanted && status.GetState() != coordinatorv1.StepState_STEP_STATE_DONE:
+				case taken && performed[id+"/"+s.GetId()] && status.GetState() != coordinatorv1.StepState_STEP_STATE_DONE:
 					found = append(found, fmt.Sprintf("run %s (%v): step %s was performed and not undone (%v)", id, run.GetState(), s.GetId(), status.GetState()))
-				case !wanted && status != nil:
+				case status != nil && (!taken || !begun[id+"/"+s.GetId()]):
 					found = append(found, fmt.Sprintf("run %s (%v): step %s was undone, and should not have been", id, run.GetState(), s.GetId()))
 				}
 			}
@@ -325,15 +370,6 @@ func takenBackWhole(e *evidence) (found []string) {
 		}
 	}
 	return found
-}
-
-// begun says that the intent to perform a step was ever committed.
-func (e *evidence) begun(run, step string) bool {
-	return slices.ContainsFunc(e.log, func(x *entry) bool {
-		return slices.ContainsFunc(x.steps, func(s *coordinatorv1.StepStatus) bool {
-			return s.GetRunId() == run && s.GetStepId() == step && isOpen(s)
-		})
-	})
 }
 
 func startedBy(s *coordinatorv1.Step) string {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spheroseg/muster/coordinator/internal/cluster"
 	"github.com/spheroseg/muster/coordinator/internal/state"
+	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 	raftv1 "github.com/spheroseg/muster/proto/gen/muster/raft/v1"
 )
@@ -129,8 +130,47 @@ func (c *crowd) client(ctx context.Context, number int) {
 			c.startRun(ctx, rng)
 		default:
 			c.control(ctx, rng)
+			c.answer(ctx, rng, 0.8)
 		}
 	}
+}
+
+// answer answers what some run asks: approvals with yes, mostly, and what became of an operation by what its host knows.
+func (c *crowd) answer(ctx context.Context, rng *rand.Rand, yes float64) {
+	n := c.sim.anyNode(rng)
+	if n == nil {
+		return
+	}
+	view := n.state.View()
+	for _, run := range view.ActiveRuns() {
+		for _, s := range view.Steps(run.GetId()) {
+			if s.GetState() != coordinatorv1.StepState_STEP_STATE_ASKING {
+				continue
+			}
+			command := &raftv1.Command{Actor: []string{"ann", "bob", "starter"}[rng.IntN(3)]}
+			if s.GetAttempt() == 0 {
+				command.Op = &raftv1.Command_DecideStep{DecideStep: &raftv1.DecideStep{
+					RunId: run.GetId(), StepId: s.GetStepId(), PlanHash: run.GetPlanHash(), Approve: rng.Float64() < yes, Role: accessv1.Role_ROLE_OPERATOR,
+				}}
+			} else {
+				command.Op = &raftv1.Command_ResolveStep{ResolveStep: &raftv1.ResolveStep{
+					RunId: run.GetId(), StepId: s.GetStepId(), Resolution: c.sim.whatBecame(s),
+				}}
+			}
+			_, _, _ = c.propose(ctx, rng, command) // What was told is kept.
+		}
+	}
+}
+
+// whatBecame looks at the host, as a person would.
+func (s *sim) whatBecame(step *coordinatorv1.StepStatus) coordinatorv1.Resolution {
+	h := s.host(step.GetHost())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.effects[state.OperationID(step)] > 0 {
+		return coordinatorv1.Resolution_RESOLUTION_DONE
+	}
+	return coordinatorv1.Resolution_RESOLUTION_NOT_DONE
 }
 
 func (c *crowd) key(rng *rand.Rand) string { return []string{"jwt", "smtp"}[rng.IntN(2)] }
@@ -225,6 +265,7 @@ func (c *crowd) settle(within time.Duration) bool {
 			return false
 		}
 		active := n.state.View().ActiveRuns()
+		c.answer(ctx, rng, 1)
 		for _, run := range active {
 			switch run.GetState() {
 			case coordinatorv1.RunState_RUN_STATE_PAUSED:

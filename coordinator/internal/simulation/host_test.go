@@ -181,6 +181,9 @@ func (h *host) serve(ctx context.Context, method string, effect accessv1.Effect,
 		h.giveUp(cancel.GetOperationId(), cancel.GetEpoch())
 		return response, nil
 	}
+	if list, ok := request.(*agentv1.ListOperationsRequest); ok {
+		return h.list(list.GetPrefix())
+	}
 	op, running, err := h.claim(method, effect, request, response)
 	if err != nil {
 		return nil, err
@@ -201,6 +204,22 @@ func (h *host) serve(ctx context.Context, method string, effect accessv1.Effect,
 		return nil, &rpcerr.OperationError{Failure: op.failure}
 	}
 	return op.response, nil
+}
+
+// list says which operations the ledger knows.
+func (h *host) list(prefix string) (proto.Message, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.up {
+		return nil, status.Error(codes.Unavailable, "the agent does not run")
+	}
+	answer := &agentv1.ListOperationsResponse{}
+	for id := range h.ledger {
+		if strings.HasPrefix(id, prefix) {
+			answer.Operations = append(answer.Operations, &agentv1.LedgerEntry{OperationId: id})
+		}
+	}
+	return answer, nil
 }
 
 // named is every request with an operation and a container.
@@ -298,8 +317,13 @@ func (h *host) act(ctx context.Context, op *operation, mine *attempt, asked *age
 		}
 	}
 	op.ended, op.attempt, op.response = true, nil, response
-	if created, ok := response.(*agentv1.CreateContainerResponse); ok {
-		created.Id = fmt.Sprintf("%x", hash(asked.GetId()))
+	switch r := response.(type) {
+	case *agentv1.CreateContainerResponse:
+		r.Id = fmt.Sprintf("%x", hash(asked.GetId()))
+	case *agentv1.InspectContainerResponse:
+		if r.State = "exited"; h.running[f.container] {
+			r.State = "running"
+		}
 	}
 	f.deed, f.failure = finished, op.failure
 	if op.failure == nil {

@@ -35,7 +35,7 @@ func (p *planner) pick(d ...time.Duration) *durationpb.Duration {
 func (p *planner) plan() *coordinatorv1.Plan {
 	p.made++
 	plan := &coordinatorv1.Plan{
-		Procedure: "simulated", Title: fmt.Sprintf("plan %d", p.made), MaxDuration: p.pick(30*time.Second, 3*time.Minute, time.Hour),
+		OnDeadline: coordinatorv1.FailureAction(1 + p.rng.IntN(2)), Procedure: "simulated", Title: fmt.Sprintf("plan %d", p.made), MaxDuration: p.pick(30*time.Second, 3*time.Minute, time.Hour),
 		Locks: p.locks(),
 	}
 	var ends []string
@@ -45,12 +45,19 @@ func (p *planner) plan() *coordinatorv1.Plan {
 		if len(ends) > 0 && p.rng.IntN(4) > 0 {
 			after = append(after, ends[p.rng.IntN(len(ends))])
 		}
+		if p.rng.IntN(6) == 0 {
+			after = []string{p.approval(plan, g, after)}
+		}
 		ends = append(ends, p.group(plan, g, after))
 	}
 	p.budgets(plan, groups)
 	if p.rng.IntN(3) == 0 {
-		plan.Steps = append(plan.Steps, p.step("signal", "", ends[len(ends)-1:], action("SignalContainer",
-			&agentv1.SignalContainerRequest{Name: fmt.Sprintf("p%d-0", p.made), Signal: "SIGHUP"})))
+		signal := p.step("signal", "", ends[len(ends)-1:], action("SignalContainer",
+			&agentv1.SignalContainerRequest{Name: fmt.Sprintf("p%d-0", p.made), Signal: "SIGHUP"}))
+		if signal.IfUnknown = coordinatorv1.IfUnknown(p.rng.IntN(5)); signal.GetIfUnknown() == coordinatorv1.IfUnknown_IF_UNKNOWN_PROBE {
+			signal.DoneIf = runs("never-" + signal.GetId())
+		}
+		plan.Steps = append(plan.Steps, signal)
 	}
 	for g := range p.rng.IntN(groups + 1) {
 		clean := p.step(fmt.Sprintf("clean/%d", g), "", ends, action("RemoveContainer", &agentv1.RemoveContainerRequest{Name: fmt.Sprintf("old%d-%d", p.made, g)}))
@@ -74,6 +81,9 @@ func (p *planner) locks() []string {
 func (p *planner) budgets(plan *coordinatorv1.Plan, groups int) {
 	budget := &coordinatorv1.FailureBudget{
 		Name: "all", MaxFailureRatio: []float64{0, 0, 0.34, 0.5}[p.rng.IntN(4)], FailureAction: coordinatorv1.FailureAction(1 + p.rng.IntN(3)),
+	}
+	if p.rng.IntN(4) == 0 {
+		budget.MaxFailed = proto.Uint32(uint32(p.rng.IntN(2)))
 	}
 	for g := range groups {
 		budget.Groups = append(budget.Groups, fmt.Sprintf("g%d", g))
@@ -99,6 +109,12 @@ func (p *planner) group(plan *coordinatorv1.Plan, g int, after []string) string 
 	if p.rng.IntN(3) == 0 {
 		start.Delay = p.pick(time.Second, 7*time.Second, 20*time.Second)
 	}
+	if p.rng.IntN(3) == 0 {
+		start.DoneIf = runs(name)
+	}
+	if p.rng.IntN(3) == 0 {
+		start.Verify, start.VerifyFor = runs(name), p.pick(0, 2*time.Second)
+	}
 	add(start, undo("StopContainer", &agentv1.StopContainerRequest{Name: name}))
 	add(p.step(group+"/ready", group, after, action("AwaitReady", &agentv1.AwaitReadyRequest{Name: name})))
 	if p.rng.IntN(2) == 0 {
@@ -109,13 +125,31 @@ func (p *planner) group(plan *coordinatorv1.Plan, g int, after []string) string 
 	return after[0]
 }
 
+// runs is the question whether a container does.
+func runs(name string) *coordinatorv1.Check {
+	return &coordinatorv1.Check{Probe: action("InspectContainer", &agentv1.InspectContainerRequest{Name: name}), Expression: `result.state == "running"`}
+}
+
+// approval adds a step that asks people.
+func (p *planner) approval(plan *coordinatorv1.Plan, g int, after []string) string {
+	s := &coordinatorv1.Step{
+		Id: fmt.Sprintf("ask%d", g), Title: "ask", After: slices.Clone(after),
+		Approval: &coordinatorv1.Approval{
+			Prompt: "go on?", Count: uint32(1 + p.rng.IntN(2)), Expires: p.pick(15*time.Second, time.Minute, 10*time.Minute),
+			OnExpiry: coordinatorv1.FailureAction(1 + p.rng.IntN(2)),
+		},
+	}
+	plan.Steps = append(plan.Steps, s)
+	return s.GetId()
+}
+
 func (p *planner) step(id, group string, after []string, a *coordinatorv1.Action) *coordinatorv1.Step {
 	s := &coordinatorv1.Step{
 		Id: id, Title: id, Group: group, After: slices.Clone(after), Host: p.hosts[p.rng.IntN(len(p.hosts))].name, Action: a,
 		Timeout: p.pick(5*time.Second, 20*time.Second, 20*time.Second), MaxAttempts: uint32(p.rng.IntN(4)),
 	}
 	if s.GetMaxAttempts() > 1 {
-		s.RetryDelay = p.pick(0, time.Second, 5*time.Second)
+		s.RetryDelay, s.RetryBackoff = p.pick(0, time.Second, 5*time.Second), float64(p.rng.IntN(3))
 	}
 	return s
 }
