@@ -95,6 +95,8 @@ func TestLoadRefuses(t *testing.T) {
 		{"two probes", oneFile(web("    x-muster: {gate: {tcp: {port: 1}, http: {port: 2}}}\n")), []string{"give exactly one of http, tcp, grpc and exec"}},
 		{"no probe", oneFile(web("    x-muster: {gate: {interval: 1s}}\n")), []string{"give exactly one of http, tcp, grpc and exec"}},
 		{"probe without port", oneFile(web("    x-muster: {gate: {http: {path: /}}}\n")), []string{"x-muster.gate.http.port: give the port of the container, 1 to 65535"}},
+		{"a reload that ends", oneFile(web("    x-muster: {reload: SIGTERM}\n")), []string{"x-muster.reload: SIGTERM ends the process", "`musterctl service restart`"}},
+		{"unknown reload", oneFile(web("    x-muster: {reload: SIGHPU}\n")), []string{"x-muster.reload: there is no signal SIGHPU", "did you mean SIGHUP?"}},
 		{"not a duration", oneFile(web("    x-muster: {drain_limit: soon}\n")), []string{"x-muster.drain_limit: soon is not a duration like 30s"}},
 		{"exec as text", oneFile(web("    x-muster: {gate: {exec: pg_isready}}\n")), []string{"give the command as a list"}},
 		{"route without port", oneFile(web("    x-muster: {route: {hosts: [a.example.com]}}\n")), []string{"x-muster.route.port: give the port of the container that serves"}},
