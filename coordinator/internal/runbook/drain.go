@@ -191,6 +191,15 @@ func (b *rollout) drainTerms() {
 	for _, budget := range b.plan.GetBudgets() {
 		budget.MaxFailureRatio, budget.FailureAction = 0, coordinatorv1.FailureAction_FAILURE_ACTION_ROLLBACK
 	}
+	moved := map[string]bool{}
+	for _, a := range b.Before.GetAssignments() {
+		moved[a.GetService()] = moved[a.GetService()] || a.GetHost() == b.Drain
+	}
+	for _, change := range b.plan.GetChanges() {
+		if moved[change.GetService()] && change.GetKind() == coordinatorv1.ChangeKind_CHANGE_KIND_NONE {
+			change.Kind = coordinatorv1.ChangeKind_CHANGE_KIND_UPDATE // Nothing of the service differs, but it does not stay as it is.
+		}
+	}
 	if !b.Cut {
 		return
 	}

@@ -120,6 +120,20 @@ func hintFor(reason string, meta map[string]string) string {
 		return "give the service a healthcheck or a gate in x-muster, or repeat the command with --no-gate"
 	case "NO_CAPACITY", "PLACEMENT":
 		return "musterctl host list -o wide"
+	case "SERVICE_NOT_FOUND":
+		return "musterctl service list"
+	case "STEP_NOT_ASKING":
+		return "musterctl run show " + name("run", "RUN")
+	case "PROCEDURE_INVALID":
+		return "musterctl procedure lint FILE"
+	case "PROCEDURE_NOT_FOUND":
+		return "musterctl procedure list"
+	case "PEER_NOT_FOUND", "QUORUM":
+		return "musterctl operator raft peers"
+	case "SNAPSHOT_INVALID":
+		return "musterctl operator snapshot inspect FILE"
+	case "CANNOT_DRAIN":
+		return "remove what holds the instances, or stop their services; musterctl host cordon keeps others away meanwhile"
 	case "HOST_DOWN", "HOST_NOT_FOUND":
 		return "musterctl host list"
 	case "PORT_TAKEN":
@@ -197,8 +211,12 @@ func Render(w io.Writer, err error, style Style, verbose bool) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s\n", style.Paint(ToneBad, "Error:"), Clean(e.What))
-	if e.Cause != "" {
-		fmt.Fprintf(&b, "Cause: %s", Clean(e.Cause))
+	for i, line := range Lines(e.Cause) {
+		if i > 0 { // A list of what is in the way, one a line.
+			fmt.Fprintf(&b, "       %s\n", strings.TrimSpace(line))
+			continue
+		}
+		fmt.Fprintf(&b, "Cause: %s", line)
 		if e.Reason != "" {
 			fmt.Fprintf(&b, " (%s)", e.Reason)
 		}
