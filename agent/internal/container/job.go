@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +17,6 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
-	"github.com/docker/docker/client"
 	"github.com/docker/docker/pkg/stdcopy"
 
 	"github.com/spheroseg/muster/internal/rpcerr"
@@ -156,7 +156,7 @@ func (j *job) start(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
-		case client.IsErrConnectionFailed(err): // nobody got it.
+		case notSent(err):
 			if !wait(ctx, delay) {
 				return fmt.Errorf("start job %q: %w: %s", j.name, ctx.Err(), engineText(err))
 			}
@@ -173,6 +173,13 @@ func (j *job) start(ctx context.Context) error {
 		return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_ENGINE, false,
 			"start job %q: docker engine went away while it started it, and does not know of a start: whether the job ran for a moment is not known", j.name)
 	}
+}
+
+// notSent says that a request did not reach the engine. The client's own IsErrConnectionFailed says so of connections too that broke off after
+// the request, and the client drops the cause of a dial that failed.
+func notSent(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial" || strings.HasPrefix(err.Error(), "Cannot connect to the Docker daemon")
 }
 
 // unstarted returns the container if it was never started, and nil if it was.

@@ -5,17 +5,20 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	dockercontainer "github.com/docker/docker/api/types/container"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/spheroseg/muster/agent/internal/container"
 	"github.com/spheroseg/muster/agent/internal/ledger"
+	"github.com/spheroseg/muster/internal/rpcerr"
 	accessv1 "github.com/spheroseg/muster/proto/gen/muster/access/v1"
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 )
@@ -276,5 +279,95 @@ func TestDaemonIsKilledWhileAJobRuns(t *testing.T) {
 			}
 			wantRuns(t, 1, runs)
 		})
+	}
+}
+
+// TestJobThatWasCreatedIsStartedOnce: the agent died between the two, or after it had sent the start that the engine has yet to perform.
+func TestJobThatWasCreatedIsStartedOnce(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		late time.Duration // when the engine performs the start of the agent that died; 0 if that sent none.
+	}{{name: "no start was sent"}, {name: "a start is on its way", late: 500 * time.Millisecond}} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHost(t, container.Policy{})
+			spec, runs := newJob(t, h, "SAY=done")
+			spec.Networks = []*agentv1.NetworkAttachment{{Name: h.name + "-a"}, {Name: h.name + "-b"}}
+			if _, err := h.Create(t.Context(), "run/job/1", spec); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.lab.docker.NetworkDisconnect(t.Context(), h.name+"-b", spec.GetName(), true); err != nil {
+				t.Fatal(err)
+			}
+			var g errgroup.Group
+			if tt.late > 0 {
+				g.Go(func() error {
+					pause(tt.late)
+					return h.lab.docker.ContainerStart(t.Context(), spec.GetName(), dockercontainer.StartOptions{})
+				})
+			}
+			got, err := h.RunJob(t.Context(), "run/job/1", spec)
+			if err = errors.Join(err, g.Wait()); err != nil || !strings.HasSuffix(got.GetOutput(), "done\n") {
+				t.Errorf("got %v, %v; want the end of the job", got, err)
+			}
+			wantRuns(t, 1, runs)
+			found, err := h.lab.docker.ContainerInspect(t.Context(), spec.GetName())
+			if err != nil || found.NetworkSettings.Networks[h.name+"-b"] == nil {
+				t.Errorf("got %v, %v; want the second network too", found.NetworkSettings, err)
+			}
+		})
+	}
+}
+
+func TestLaterAttemptStopsAnEarlierOne(t *testing.T) {
+	h := newHost(t, container.Policy{})
+	spec, runs := newJob(t, h, "WORK=1h")
+	left, cancel := context.WithCancel(t.Context())
+	var g errgroup.Group
+	g.Go(func() error {
+		_, err := h.RunJob(left, "run/job/9", spec)
+		return err
+	})
+	eventually(t, "1", func() string { return strings.Repeat("1", runs()) })
+	cancel() // its agent shut down.
+	if err := g.Wait(); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the end of the call and no outcome", err)
+	}
+	if all := list(t, h); len(all) != 1 || all[0].GetState() != "running" {
+		t.Fatalf("got %v, want the job to go on", all)
+	}
+	spec.Env = []string{"SAY=second"}
+	got, err := h.RunJob(t.Context(), "run/job/10", spec)
+	if err != nil || !strings.HasSuffix(got.GetOutput(), "second\n") {
+		t.Errorf("got %v, %v; want the end of the later attempt", got, err)
+	}
+	if all := list(t, h); len(all) != 1 || all[0].GetLabels()["muster.operation"] != "run/job/10" {
+		t.Errorf("got %v, want the later attempt's container alone", all)
+	}
+	wantRuns(t, 2, runs)
+}
+
+// TestDaemonIsKilledWhileAJobStarts: wherever the daemon was, an attempt runs its job once at most, and success is told only of one that ran.
+func TestDaemonIsKilledWhileAJobStarts(t *testing.T) {
+	h := newHost(t, container.Policy{})
+	for i, after := range []time.Duration{40 * time.Millisecond, 160 * time.Millisecond} {
+		spec, runs := newJob(t, h, "SAY=done")
+		spec.Name += strconv.Itoa(i)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var g errgroup.Group
+		g.Go(func() error {
+			_, err := h.RunJob(ctx, "run/job/1", spec)
+			return err
+		})
+		pause(after)
+		crash(t, h.lab, 300*time.Millisecond)
+		err := g.Wait()
+		t.Logf("killed after %s: %v; %d runs", after, err, runs())
+		if _, definite := rpcerr.Failure(err); err != nil && !definite {
+			t.Errorf("got %v, want an outcome", err)
+		}
+		if n := runs(); n > 1 || err == nil && n != 1 {
+			t.Errorf("the job ran %d times (%v)", n, err)
+		}
 	}
 }

@@ -13,7 +13,6 @@ import (
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/client"
 	"golang.org/x/sys/unix"
 
 	"github.com/spheroseg/muster/internal/rpcerr"
@@ -73,7 +72,7 @@ func (e *Engine) signalByEngine(ctx context.Context, c container.InspectResponse
 	case err == nil:
 		e.log.Info("signal sent by the engine", "container", name, "signal", number)
 		return nil
-	case client.IsErrConnectionFailed(err):
+	case notSent(err):
 		return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_ENGINE, false, "signal %d was not sent to container %q: %s", number, name, engineText(err))
 	case unreachable(ctx, err), ctx.Err() != nil:
 		return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_INTERRUPTED, false,
