@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 
@@ -60,10 +61,15 @@ func Recover(o RecoverOptions) (Recovery, error) {
 	fsm := state.New()
 	options.FSM = fsm
 	recovery := Recovery{}
-	recovery.Survey, recovery.Copy, err = cluster.Recover(options, func() []*raftv1.Command {
+	recovery.Survey, recovery.Copy, err = cluster.Recover(options, func() ([]*raftv1.Command, error) {
 		var commands []*raftv1.Command
 		for _, known := range fsm.View().Identities() {
-			if known.GetRole() != accessv1.Role_ROLE_COORDINATOR || known.GetName() == options.ID || known.GetEvicted() {
+			switch {
+			case known.GetRole() != accessv1.Role_ROLE_COORDINATOR:
+				continue
+			case known.GetName() == options.ID && known.GetEvicted():
+				return nil, fmt.Errorf("%s was removed from the cluster: nobody would accept its certificate; recover another coordinator", options.ID)
+			case known.GetName() == options.ID || known.GetEvicted():
 				continue
 			}
 			recovery.Evicted = append(recovery.Evicted, known.GetName())
@@ -71,7 +77,7 @@ func Recover(o RecoverOptions) (Recovery, error) {
 				Identity: known.GetId(), Reason: "the cluster was recovered without it",
 			}}})
 		}
-		return commands
+		return commands, nil
 	})
 	return recovery, err
 }

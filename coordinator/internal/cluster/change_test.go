@@ -331,8 +331,8 @@ func TestRecoverFromALostQuorum(t *testing.T) {
 		t.Errorf("c2 holds %+v", survey)
 	}
 	fsm := newTable()
-	done, copied, err := cluster.Recover(f.options("c2", fsm), func() []*raftv1.Command {
-		return []*raftv1.Command{put("recovered", fsm.get("last"))}
+	done, copied, err := cluster.Recover(f.options("c2", fsm), func() ([]*raftv1.Command, error) {
+		return []*raftv1.Command{put("recovered", fsm.get("last"))}, nil
 	})
 	if err != nil {
 		t.Fatal(err)

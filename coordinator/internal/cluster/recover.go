@@ -122,8 +122,8 @@ func (st *storage) survey(s *sealer, id string) (Survey, error) {
 // Recover makes a member that does not run the only one of its cluster, after the others were lost for good. It takes every entry of this
 // member's log for committed: what the others had and this one had not is lost, and what this one had alone counts from now on. The raft
 // folder is copied first, and the name of the copy returned. more returns commands that are applied, in order, to the state that comes out:
-// it may look at the FSM of the options, which is of no use afterwards.
-func Recover(o Options, more func() []*raftv1.Command) (survey Survey, copied string, err error) {
+// it may look at the FSM of the options, which is of no use afterwards. Its error ends the recovery before anything but the copy was made.
+func Recover(o Options, more func() ([]*raftv1.Command, error)) (survey Survey, copied string, err error) {
 	if err := o.validate(); err != nil {
 		return Survey{}, "", err
 	}
@@ -168,13 +168,17 @@ func recoverRaft(conf *raft.Config, fsm raft.FSM, st *storage, transport raft.Tr
 type recovering struct {
 	adapter
 
-	more func() []*raftv1.Command
+	more func() ([]*raftv1.Command, error)
 	now  func() time.Time
 }
 
 // Snapshot applies the commands, and freezes what comes out. They have the index of the last entry: they are part of what recovering it means.
 func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
-	for _, cmd := range r.more() {
+	commands, err := r.more()
+	if err != nil {
+		return nil, err
+	}
+	for _, cmd := range commands {
 		cmd = proto.CloneOf(cmd)
 		cmd.Version, cmd.Now = commandVersion, timestamppb.New(r.now())
 		if refusal := r.fsm.Apply(r.fsm.Index(), cmd).GetError(); refusal != nil {
