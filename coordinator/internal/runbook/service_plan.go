@@ -94,14 +94,14 @@ func (o *operation) change(before, after, parallelism int) {
 // if there is more than one.
 func (o *operation) waves(instances int, each time.Duration) int {
 	parallelism, running := int(o.service.GetUpdate().GetParallelism()), o.running()
-	if parallelism == 0 || parallelism > running {
-		parallelism = running
+	if parallelism == 0 || parallelism > instances {
+		parallelism = instances
 	}
 	if o.req.GetVerb() == coordinatorv1.ServiceVerb_SERVICE_VERB_RESTART && parallelism == running && running > 1 {
 		parallelism = running - 1
 		o.note("all %d instances at a time would leave none to serve: %d at a time are restarted", running, parallelism)
 	}
-	parallelism = max(1, min(parallelism, instances))
+	parallelism = max(1, parallelism)
 	count := (instances + parallelism - 1) / parallelism
 	o.plan.MaxDuration = durationpb.New(rolloutTime + time.Duration(count)*(o.delay+waveTime+each) + o.service.GetUpdate().GetMonitor().AsDuration())
 	return parallelism

@@ -299,6 +299,23 @@ func TestRestartSaysWhatIsAway(t *testing.T) {
 	}
 }
 
+// TestToleratedFailureIsBroughtBackBeforeTheNextWave: the floor holds for failures that the budget allows, too.
+func TestToleratedFailureIsBroughtBackBeforeTheNextWave(t *testing.T) {
+	for seed := range uint64(30) {
+		s := newSite(t, service{name: "web", replicas: 6, parallelism: 2, routed: true, version: 1})
+		s.floor = map[string]int{"web": 4}
+		p := s.operate(request(restart))
+		p.Budgets[0].MaxFailureRatio = 0.5
+		failed := []string{"web.1/ready", "web.2/route@h1", "web.4/start"}
+		if got := s.run(seed, p, func(id string) bool { return slices.Contains(failed, id) }); got != succeeded {
+			t.Fatalf("seed %d: %s", seed, got)
+		}
+		if diff := s.is(s.release); diff != "" {
+			t.Fatalf("seed %d: %s", seed, diff)
+		}
+	}
+}
+
 func TestStopAndStart(t *testing.T) {
 	for seed := range uint64(20) {
 		s := newSite(t, service{name: "web", replicas: 4, parallelism: 1, routed: true, version: 1})

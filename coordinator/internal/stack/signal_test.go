@@ -11,7 +11,7 @@ import (
 
 func TestSignal(t *testing.T) {
 	for given, want := range map[string]string{
-		"HUP": "SIGHUP", "sighup": "SIGHUP", "SIGUSR1": "SIGUSR1", " usr2 ": "SIGUSR2", "winch": "SIGWINCH", "QUIT": "SIGQUIT",
+		"HUP": "SIGHUP", "sighup": "SIGHUP", "SIGUSR1": "SIGUSR1", "usr2": "SIGUSR2", "winch": "SIGWINCH", "QUIT": "SIGQUIT",
 		"RTMIN": "SIGRTMIN", "rtmin+3": "SIGRTMIN+3", "SIGRTMAX-14": "SIGRTMAX-14",
 	} {
 		if got, err := stack.Signal(given); err != nil || got != want {

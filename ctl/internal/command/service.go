@@ -241,7 +241,7 @@ func writeService(w io.Writer, s *coordinatorv1.ServiceStatus) {
 		{"release", number(s.GetRelease())},
 		{"instances", fmt.Sprintf("%s wanted, %d running, %d ready", replicas(svc), s.GetRunning(), s.GetReady())},
 		{"image", svc.GetImage()}, {"pinned image", t.GetImage()}, {"gate", gateWord(svc.GetGate())},
-		{"update", policy(svc.GetUpdate())}, {"rollback", policy(svc.GetRollback())}, {"stop-first because", svc.GetStopFirst()},
+		{"update", policy(svc.GetUpdate())}, {"rollback", policy(svc.GetRollback())}, {"stop-first because", svc.GetStopFirst()}, {"reload signal", svc.GetReloadSignal()},
 		{"constraints", strings.Join(svc.GetPlacement().GetConstraints(), ", ")}, {"spread", strings.Join(svc.GetPlacement().GetSpread(), ", ")},
 		{"pinned", svc.GetPinned()}, {"depends on", strings.Join(depends, ", ")}, {"route", route}, {"ports", ports(t.GetPorts())},
 		{"networks", strings.Join(networks, ", ")}, {"mounts", strings.Join(mounts, "; ")}, {"secrets", strings.Join(secrets, ", ")},
