@@ -45,6 +45,8 @@ type drain struct {
 	deadline time.Duration
 	// waits says that the stacks before it are drained first: what runs on it now will have ended, or its own call will say so.
 	waits bool
+	// left are instances that cannot leave a host that does not answer: they stay assigned to it.
+	left []stack.Stuck
 }
 
 func (d *drain) later() bool { return d != nil && d.waits }
@@ -57,7 +59,8 @@ func (d *drain) from() string {
 }
 
 // Drain proposes for each stack with instances on a host, in order of their names, a release that has them elsewhere. Each proposal counts with
-// the ones before it. Instances that cannot leave are one error, CANNOT_DRAIN, which lists all of them with their reasons.
+// the ones before it. Instances that cannot leave are one error, CANNOT_DRAIN, which lists all of them with their reasons. If the host is lost,
+// they are only that if nothing can leave: what can be started elsewhere does not wait for them.
 func (p *Planner) Drain(ctx context.Context, view *state.View, req DrainRequest) ([]*Proposal, error) {
 	if err := p.checkDrain(ctx, view, req); err != nil {
 		return nil, err
@@ -69,7 +72,8 @@ func (p *Planner) Drain(ctx context.Context, view *state.View, req DrainRequest)
 	var stuck []stack.Stuck
 	planned := map[string]*coordinatorv1.Release{}
 	for i, name := range StacksOn(view, req.Host, req.Stack) {
-		proposal, err := p.drainStack(ctx, view, name, &drain{host: req.Host, lost: req.Lost, deadline: req.Deadline, waits: i > 0}, planned)
+		d := &drain{host: req.Host, lost: req.Lost, deadline: req.Deadline, waits: i > 0}
+		proposal, err := p.drainStack(ctx, view, name, d, planned)
 		var list *stack.StuckError
 		if errors.As(err, &list) {
 			stuck = append(stuck, list.Stuck...)
@@ -78,10 +82,14 @@ func (p *Planner) Drain(ctx context.Context, view *state.View, req DrainRequest)
 		if err != nil {
 			return nil, err
 		}
+		stuck = append(stuck, d.left...)
+		if len(proposal.Plan.GetSteps()) == 0 {
+			continue
+		}
 		planned[name] = proposal.Release
 		proposals = append(proposals, proposal)
 	}
-	if len(stuck) > 0 {
+	if len(stuck) > 0 && (len(proposals) == 0 || !req.Lost) {
 		lines := make([]string, len(stuck))
 		for i, s := range stuck {
 			lines[i] = s.Instance + ": " + s.Why
@@ -92,12 +100,15 @@ func (p *Planner) Drain(ctx context.Context, view *state.View, req DrainRequest)
 	return proposals, nil
 }
 
-// StacksOn returns the stacks with instances on a host, in order of their names; only one of them if it is named.
+// StacksOn returns the stacks with instances on a host, or with a run that puts some there, in order of their names; only one of them if it is named.
 func StacksOn(view *state.View, host, only string) []string {
 	var names []string
 	for _, known := range view.Stacks() {
-		on := slices.ContainsFunc(view.CurrentRelease(known.GetName()).GetAssignments(), func(a *coordinatorv1.Assignment) bool { return a.GetHost() == host })
-		if on && (only == "" || only == known.GetName()) {
+		there := func(release *coordinatorv1.Release) bool {
+			return slices.ContainsFunc(release.GetAssignments(), func(a *coordinatorv1.Assignment) bool { return a.GetHost() == host })
+		}
+		coming := view.Release(known.GetName(), view.Run(known.GetActiveRun()).GetActivateRelease())
+		if on := there(view.CurrentRelease(known.GetName())) || there(coming); on && (only == "" || only == known.GetName()) {
 			names = append(names, known.GetName())
 		}
 	}
@@ -159,7 +170,7 @@ func (c *candidate) explainDrain() {
 	for _, a := range c.release.GetAssignments() {
 		group := state.GroupOf(a)
 		stays[group] = true
-		if before[group].GetHost() == c.drain.host {
+		if before[group].GetHost() == c.drain.host && a.GetHost() != c.drain.host {
 			moves[a.GetService()] = append(moves[a.GetService()], group+" to "+a.GetHost())
 		}
 	}
@@ -180,6 +191,9 @@ func (c *candidate) explainDrain() {
 	}
 	if host := c.view.Host(c.drain.host); len(host.GetInventory().GetRouteDrivers()) > 0 {
 		c.warnings = append(c.warnings, fmt.Sprintf("host %s drives a proxy: requests go on passing through it, whatever instances leave", c.drain.host))
+	}
+	for _, left := range c.drain.left {
+		c.warnings = append(c.warnings, fmt.Sprintf("%s stays without an instance until host %s is back: %s", left.Instance, c.drain.host, left.Why))
 	}
 	slices.Sort(c.notes)
 }
@@ -203,8 +217,12 @@ func (b *rollout) drainTerms() {
 	if !b.Cut {
 		return
 	}
+	kept := map[string]bool{}
+	for _, a := range b.After.GetAssignments() {
+		kept[a.GetContainer()] = true
+	}
 	for _, a := range b.Before.GetAssignments() {
-		if a.GetHost() == b.Drain {
+		if a.GetHost() == b.Drain && !kept[a.GetContainer()] {
 			b.plan.Abandons = append(b.plan.Abandons, &coordinatorv1.Abandoned{Host: a.GetHost(), Container: a.GetContainer()})
 		}
 	}

@@ -263,11 +263,15 @@ func (p *Planner) place(_ context.Context, c *candidate) error {
 			others = append(others, stack.Uses(release)...)
 		}
 	}
-	assignments, err := stack.Place(stack.PlaceRequest{
+	request := stack.PlaceRequest{
 		Stack: c.release.GetStack(), Release: c.release.GetNumber(), Services: c.release.GetServices(), Hosts: c.hosts,
 		Before: c.before.GetServices(), Current: c.before.GetAssignments(), Lost: c.replaced(), Others: others, Proxies: proxies,
 		Drain: c.drain.from(), DownStays: c.drain != nil,
-	})
+	}
+	if c.drain != nil && c.drain.lost {
+		request.Left = &c.drain.left
+	}
+	assignments, err := stack.Place(request)
 	if err != nil {
 		return err
 	}

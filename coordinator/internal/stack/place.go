@@ -34,6 +34,9 @@ type PlaceRequest struct {
 	Proxies map[string]string
 	// Drain is a host whose instances leave; empty for none. Global services end there; all others are placed elsewhere.
 	Drain string
+	// Left says that the drained host does not answer. Instances that cannot leave it then stay assigned to it and are added to the list,
+	// instead of being an error: the others must not wait for them.
+	Left *[]Stuck
 	// DownStays leaves instances on other hosts that are down as they are, as long as they need no new container.
 	DownStays bool
 }
@@ -246,7 +249,7 @@ func (p *placer) placeNew() error {
 		}
 		r, err := p.choose(in, candidates)
 		if err != nil && p.leaves(in) {
-			p.stuck = append(p.stuck, stuck(in, err))
+			p.leave(in, err)
 			continue
 		}
 		if err != nil {
@@ -334,7 +337,7 @@ func (p *placer) bindPorts() error {
 			if !p.leaves(in) {
 				return err
 			}
-			p.stuck = append(p.stuck, stuck(in, err))
+			p.leave(in, err)
 		}
 	}
 	return p.stuckError()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/spheroseg/muster/internal/rpcerr"
@@ -130,17 +131,21 @@ func (p *placer) stays(in *instance, r *room) bool {
 	return !p.drained(r) && (p.pinned[in.service.GetName()] == r || in.service.GetPlacement().GetGlobal())
 }
 
-// stuck makes an entry of the list from what placement said of an instance.
-func stuck(in *instance, err error) Stuck {
-	return Stuck{Instance: fmt.Sprintf("%s.%d", in.service.GetName(), in.slot), Why: rpcerr.Message(err)}
+// leave notes that an instance cannot leave. If its host does not answer, it stays assigned to it.
+func (p *placer) leave(in *instance, err error) {
+	entry := Stuck{Instance: fmt.Sprintf("%s.%s.%d", p.req.Stack, in.service.GetName(), in.slot), Why: rpcerr.Message(err)}
+	if p.req.Left == nil {
+		p.stuck = append(p.stuck, entry)
+		return
+	}
+	*p.req.Left = append(*p.req.Left, entry)
+	in.kept, in.assignment = true, proto.CloneOf(in.current)
+	p.settle(in, p.room(in.current.GetHost()))
 }
 
 func (p *placer) stuckError() error {
 	if len(p.stuck) == 0 {
 		return nil
-	}
-	for i := range p.stuck {
-		p.stuck[i].Instance = p.req.Stack + "." + p.stuck[i].Instance
 	}
 	return &StuckError{Stuck: p.stuck}
 }
