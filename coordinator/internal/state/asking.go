@@ -68,8 +68,7 @@ func (r *progress) askAgain(shift time.Duration) {
 		}
 		step := r.edit(status.GetStepId())
 		step.Deadline = later(step.GetDeadline(), shift)
-		refused := slices.ContainsFunc(step.GetDecisions(), func(d *coordinatorv1.Decision) bool { return !d.GetApprove() })
-		if refused || !r.c.now.Before(step.GetDeadline().AsTime()) {
+		if r.over(step) {
 			r.ask(step.GetStepId())
 		}
 	}
@@ -115,11 +114,27 @@ func (c *change) decideStep(op *raftv1.DecideStep) (*raftv1.Result, error) {
 	switch {
 	case !op.GetApprove():
 		r.expired(step.GetStepId(), fmt.Sprintf("%s said no to: %s%s", c.actor, approval.GetPrompt(), because(op.GetReason())))
-	case len(step.GetDecisions()) >= max(1, int(approval.GetCount())):
+	case approvals(step) >= max(1, int(approval.GetCount())):
 		r.settle(step.GetStepId(), coordinatorv1.StepState_STEP_STATE_DONE)
 	}
 	r.advance()
 	return &raftv1.Result{Run: r.run}, nil
+}
+
+// approvals counts those who said yes.
+func approvals(step *coordinatorv1.StepStatus) int {
+	yes := 0
+	for _, d := range step.GetDecisions() {
+		if d.GetApprove() {
+			yes++
+		}
+	}
+	return yes
+}
+
+// over says that a question has had its end: somebody said no, or its time has passed. Whoever resumes the run asks it anew.
+func (r *progress) over(step *coordinatorv1.StepStatus) bool {
+	return approvals(step) < len(step.GetDecisions()) || !r.c.now.Before(step.GetDeadline().AsTime())
 }
 
 // mayDecide refuses an answer of somebody who is not asked, and one to another plan than the run's.
@@ -130,6 +145,10 @@ func (r *progress) mayDecide(status *coordinatorv1.StepStatus, op *raftv1.Decide
 		roles = []accessv1.Role{accessv1.Role_ROLE_OPERATOR, accessv1.Role_ROLE_ADMIN}
 	}
 	switch {
+	case r.over(status):
+		return refuse(coordinatorv1.ErrorReason_ERROR_REASON_STEP_NOT_ASKING,
+			"the question of step %s is over: it was answered with no, or its time has passed; `musterctl run resume %s` asks it anew, `musterctl run cancel %s` takes the run back",
+			status.GetStepId(), r.run.GetId(), r.run.GetId())
 	case len(op.GetPlanHash()) < min(hashShown, len(hash)) || !strings.HasPrefix(hash, op.GetPlanHash()):
 		return refuse(coordinatorv1.ErrorReason_ERROR_REASON_PLAN_CHANGED,
 			"the plan of run %s is %s, not %q: look at it with `musterctl run show %s` and answer for that one", r.run.GetId(), shortHash(hash), op.GetPlanHash(), r.run.GetId())

@@ -115,6 +115,24 @@ func TestApprovalNeedsDifferentPeople(t *testing.T) {
 	w.want(run, coordinatorv1.RunState_RUN_STATE_SUCCEEDED)
 }
 
+// TestNoIsNotCountedAsYes: a run that was paused by a no goes on by nobody's answer before it is resumed and has asked anew.
+func TestNoIsNotCountedAsYes(t *testing.T) {
+	w := newWorld(t)
+	run := w.start(guarded(&coordinatorv1.Approval{Prompt: "go?", Count: 2, OnExpiry: coordinatorv1.FailureAction_FAILURE_ACTION_PAUSE})).GetId()
+	w.done(run, "prepare")
+	w.decide("bob", run, false)
+	if e := w.decide("carol", run, true).GetError(); e.GetReason() != int32(coordinatorv1.ErrorReason_ERROR_REASON_STEP_NOT_ASKING) {
+		t.Errorf("got %v, want the question to be over", e)
+	}
+	w.stepIs(run, "ask", coordinatorv1.StepState_STEP_STATE_ASKING)
+	w.control(run, raftv1.RunControl_RUN_CONTROL_RESUME)
+	w.decide("carol", run, true)
+	w.stepIs(run, "ask", coordinatorv1.StepState_STEP_STATE_ASKING)
+	w.decide("bob", run, true)
+	w.done(run, "swap")
+	w.want(run, coordinatorv1.RunState_RUN_STATE_SUCCEEDED)
+}
+
 func TestNoAndSilenceEndAnApproval(t *testing.T) {
 	for _, tt := range []struct {
 		name     string

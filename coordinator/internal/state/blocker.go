@@ -58,7 +58,7 @@ func (v *View) question(run *coordinatorv1.Run, step *coordinatorv1.StepStatus, 
 		next = "without an answer the run is paused"
 	}
 	return &coordinatorv1.Blocker{
-		Summary: fmt.Sprintf("waiting for approval (%d of %d): %s", len(step.GetDecisions()), max(1, approval.GetCount()), approval.GetPrompt()), Since: step.GetStartedAt(),
+		Summary: fmt.Sprintf("waiting for approval (%d of %d): %s", approvals(step), max(1, approval.GetCount()), approval.GetPrompt()), Since: step.GetStartedAt(),
 		Unblocks: fmt.Sprintf("`musterctl run approve %s --plan %s` or `musterctl run reject %s --plan %s`, by others than who started it",
 			run.GetId(), shortHash(run.GetPlanHash()), run.GetId(), shortHash(run.GetPlanHash())),
 		Next: next, NextAt: step.GetDeadline(),
