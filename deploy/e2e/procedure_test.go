@@ -22,7 +22,6 @@ import (
 
 const (
 	spherosegLabel = "muster.stack=spheroseg"
-	maintenanceAt  = "../stacks/spheroseg"
 	approveLimit   = 20 * time.Second
 )
 
@@ -41,16 +40,23 @@ func TestProcedures(t *testing.T) {
 	if _, err := image.Push(t.Context(), bed.Registry.Address); err != nil {
 		t.Fatal(err)
 	}
+	folder, err := filepath.Abs("../stacks/spheroseg")
+	if err != nil {
+		t.Fatal(err)
+	}
 	env := filepath.Join(t.TempDir(), "env")
 	if err := os.WriteFile(env, []byte("IMAGE="+bed.Registry.Address+"/spheroseg-app:v1\nFAIL_MIGRATION=broken\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.ctl(t, "stack", "apply", "-f", filepath.Join(maintenanceAt, "compose.yaml"), "--env-file", env, "--yes", "--progress", "plain").want(t, 0)
+	apply := h.ctl(t, "stack", "apply", "-f", filepath.Join(folder, "compose.yaml"), "--env-file", env, "--yes", "--progress", "plain")
+	if apply.code != 0 {
+		t.Fatalf("the stack was not applied:\n%s", apply.text)
+	}
 	second, _, err := h.Muster.Login(t.Context(), "bea", "operator")
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(maintenanceAt, "maintenance.yaml")
+	file := filepath.Join(folder, "maintenance.yaml")
 	h.ctl(t, "procedure", "lint", file).want(t, 0)
 	h.ctl(t, "procedure", "put", file).want(t, 0)
 	for _, part := range []struct {
@@ -118,7 +124,7 @@ func get(ctx context.Context, client *http.Client, url string) int {
 	return resp.StatusCode
 }
 
-// windows runs the procedure, with somebody else's answer, and returns how it ended and what users of the proxy saw.
+// window runs the procedure, with somebody else's answer, and returns how it ended and what users of the proxy saw.
 func (h *house) window(t *testing.T, second *fleet.Muster, answer string, inputs ...string) (outcome, []int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

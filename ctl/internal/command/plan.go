@@ -3,6 +3,7 @@ package command
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spheroseg/muster/ctl/internal/output"
@@ -55,7 +56,7 @@ func writePlan(w io.Writer, p *coordinatorv1.Plan, warnings []string, steps bool
 		line("nothing to do")
 		return
 	}
-	if steps {
+	if steps || asksOrChecks(p) {
 		writeSteps(w, p, style)
 	}
 	facts := []string{sprintf("%d %s", len(p.GetSteps()), plural(len(p.GetSteps()), "step", "steps"))}
@@ -129,9 +130,32 @@ func writeSteps(w io.Writer, p *coordinatorv1.Plan, style output.Style) {
 		if d := s.GetDelay().AsDuration(); d > 0 {
 			wait = output.Span(d)
 		}
-		rows = append(rows, []string{sprintf("%d", i+1), s.GetHost(), s.GetId(), wait, first(s.GetTitle(), s.GetAction().GetMethod())})
+		rows = append(rows, []string{sprintf("%d", i+1), s.GetHost(), s.GetId(), wait, asked(s) + first(s.GetTitle(), s.GetAction().GetMethod())})
 	}
 	output.WriteTable(w, []output.Column{{Title: "#"}, {Title: "HOST"}, {Title: "STEP"}, {Title: "DELAY"}, {Title: "WHAT"}}, rows, true, style)
+}
+
+// asksOrChecks says that a plan is told by its steps, not by what becomes of services: somebody wrote it.
+func asksOrChecks(p *coordinatorv1.Plan) bool {
+	return len(p.GetChanges()) == 0 || slices.ContainsFunc(p.GetSteps(), func(s *coordinatorv1.Step) bool {
+		return s.GetApproval() != nil || s.GetDoneIf() != nil || s.GetVerify() != nil
+	})
+}
+
+// asked says whom a step asks, and how many of them.
+func asked(s *coordinatorv1.Step) string {
+	approval := s.GetApproval()
+	if approval == nil {
+		return ""
+	}
+	var roles []string
+	for _, role := range approval.GetRoles() {
+		roles = append(roles, output.Word(role, "ROLE_"))
+	}
+	if len(roles) == 0 {
+		roles = []string{"operator", "admin"}
+	}
+	return sprintf("asks %d of %s: ", max(1, approval.GetCount()), strings.Join(roles, ", "))
 }
 
 func hostsOf(p *coordinatorv1.Plan) int {

@@ -185,7 +185,7 @@ func (a *app) runProcedure(ctx context.Context, c *change, arg string, inputs *p
 		return err
 	}
 	return a.carryOut(ctx, c, carriage{
-		name: "procedure " + arg, ask: true,
+		name: "procedure " + arg, titled: true, ask: true,
 		plan: func(ctx context.Context, dryRun bool, hash string) (planned, error) {
 			ask := proto.CloneOf(request)
 			ask.DryRun, ask.PlanHash, ask.RequestId = dryRun, hash, a.requestID

@@ -164,6 +164,7 @@ type services struct {
 	coordinatorv1.UnimplementedStackServiceServer
 	coordinatorv1.UnimplementedSecretServiceServer
 	coordinatorv1.UnimplementedServiceServiceServer
+	coordinatorv1.UnimplementedProcedureServiceServer
 }
 
 type runs struct {
@@ -192,6 +193,7 @@ func (n *Node) serve(l net.Listener) {
 	coordinatorv1.RegisterStackServiceServer(server, s)
 	coordinatorv1.RegisterSecretServiceServer(server, s)
 	coordinatorv1.RegisterServiceServiceServer(server, s)
+	coordinatorv1.RegisterProcedureServiceServer(server, s)
 	coordinatorv1.RegisterRunServiceServer(server, &runs{node: n})
 	n.mu.Lock()
 	n.server, n.served = server, make(chan struct{})
