@@ -288,11 +288,13 @@ func TestStepsThatCannotBeRunAreRefused(t *testing.T) {
 	for name, spoil := range map[string]func(*coordinatorv1.Plan){
 		"neither action nor approval": func(p *coordinatorv1.Plan) { p.Steps[0].Action = nil },
 		"both":                        func(p *coordinatorv1.Plan) { p.Steps[1].Action = p.Steps[0].GetAction() },
-		"goes on unanswered":          func(p *coordinatorv1.Plan) { p.Steps[1].Approval.OnExpiry = coordinatorv1.FailureAction_FAILURE_ACTION_CONTINUE },
-		"no prompt":                   func(p *coordinatorv1.Plan) { p.Steps[1].Approval.Prompt = "" },
-		"probe without done_if":       func(p *coordinatorv1.Plan) { p.Steps[2].IfUnknown = coordinatorv1.IfUnknown_IF_UNKNOWN_PROBE },
-		"done_if without a probe":     func(p *coordinatorv1.Plan) { p.Steps[2].DoneIf = &coordinatorv1.Check{Expression: "true"} },
-		"verify without expression":   func(p *coordinatorv1.Plan) { p.Steps[2].Verify = &coordinatorv1.Check{} },
+		"goes on unanswered": func(p *coordinatorv1.Plan) {
+			p.Steps[1].Approval.OnExpiry = coordinatorv1.FailureAction_FAILURE_ACTION_CONTINUE
+		},
+		"no prompt":                 func(p *coordinatorv1.Plan) { p.Steps[1].Approval.Prompt = "" },
+		"probe without done_if":     func(p *coordinatorv1.Plan) { p.Steps[2].IfUnknown = coordinatorv1.IfUnknown_IF_UNKNOWN_PROBE },
+		"done_if without a probe":   func(p *coordinatorv1.Plan) { p.Steps[2].DoneIf = &coordinatorv1.Check{Expression: "true"} },
+		"verify without expression": func(p *coordinatorv1.Plan) { p.Steps[2].Verify = &coordinatorv1.Check{} },
 	} {
 		plan := guarded(&coordinatorv1.Approval{Prompt: "go?"})
 		spoil(plan)
