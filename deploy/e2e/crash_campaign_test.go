@@ -106,7 +106,7 @@ func campaign(t *testing.T, r *rig, operations int, until time.Time) {
 		f.duplicates = nil
 		wrong = append(wrong, f.all()...)
 	}
-	t.Logf("%d operations in %d runs in %s (real coordinators and agents, engines without containers); killed: %d leaders, %d followers, %d agents, %d engines; "+
+	counted(t, "%d operations in %d runs in %s (real coordinators and agents, engines without containers); killed: %d leaders, %d followers, %d agents, %d engines; "+
 		"paused: %d leaders, %d followers, %d agents; duplicates %d, wrong outcomes %d",
 		done, runs, time.Since(began).Round(time.Second), d.leaderKills, d.otherKills, d.agentKills, d.engineKills, d.leaderPauses, d.otherPauses, d.hostPause,
 		len(duplicates), len(wrong))
@@ -147,7 +147,7 @@ func (r *rig) disturbed(ctx context.Context, sc scenario, d *disturber) (*findin
 	if err = errors.Join(err, stop()); err != nil {
 		return f, 0, err
 	}
-	if _, err := r.judge(ctx, f, run, c, before, swapped); err != nil {
+	if _, err := r.judge(ctx, sc, f, run, c, before, swapped); err != nil {
 		return f, 0, err
 	}
 	n, err := r.operations(ctx, run)

@@ -23,6 +23,7 @@ type crash struct {
 
 	cancelled   bool
 	cancelAcked time.Time
+	approved    bool
 }
 
 func (c *crash) String() string {
@@ -106,7 +107,7 @@ func (r *rig) play(ctx context.Context, sc scenario, c *crash, ref *reference) (
 	for _, m := range r.members {
 		m.table.Reset() // an armed point that was not reached is not for the next case
 	}
-	made.final, err = r.judge(ctx, f, run, c, before, swapped)
+	made.final, err = r.judge(ctx, sc, f, run, c, before, swapped)
 	if ref != nil && err == nil && made.final != ref.final {
 		f.state = append(f.state, fmt.Sprintf("ended as\n%s\nwant\n%s", made.final, ref.final))
 	}
@@ -204,7 +205,7 @@ func ended(run *coordinatorv1.Run) bool {
 }
 
 // judge looks at what is there after the run, and at every effect on the way. It returns the final state in words that do not name a release.
-func (r *rig) judge(ctx context.Context, f *findings, run *coordinatorv1.Run, c *crash, before []record, swapped bool) (string, error) {
+func (r *rig) judge(ctx context.Context, sc scenario, f *findings, run *coordinatorv1.Run, c *crash, before []record, swapped bool) (string, error) {
 	resp, err := r.runs.GetRun(ctx, &coordinatorv1.GetRunRequest{RunId: run.GetId()})
 	if err != nil {
 		return "", err
@@ -239,14 +240,15 @@ func (r *rig) judge(ctx context.Context, f *findings, run *coordinatorv1.Run, c 
 				continue
 			}
 			delete(assigned, name)
-			lines = append(lines, fmt.Sprintf("%s.%d on %s: %s", a.GetService(), a.GetSlot(), part(host, swapped), b.status))
+			// Without the slot: on which of two equal hosts a new one is depends on what else is there.
+			lines = append(lines, fmt.Sprintf("%s on %s: %s", a.GetService(), part(host, swapped), b.status))
 		}
 		f.duplicates = append(f.duplicates, now.repeated(len(before[i]))...)
 	}
 	for name := range assigned {
 		f.orphans = append(f.orphans, name+" of the release is nowhere")
 	}
-	f.floor = append(f.floor, broken(before, after)...)
+	f.floor = append(f.floor, broken(before, after, sc.away)...)
 	slices.Sort(lines)
 	return fmt.Sprintf("%s\n%s", run.GetState(), strings.Join(lines, "\n")), nil
 }

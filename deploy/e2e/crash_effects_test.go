@@ -75,8 +75,8 @@ func (r record) repeated(from int) []string {
 	return found
 }
 
-// broken tells when a service had fewer ready instances than the fewest of before and after. Containers become ready a fixed time after their start.
-func broken(before, after []record) []string {
+// broken tells when a service had fewer ready instances than the fewest of before and after, but for those that may be away. Containers become ready a fixed time after their start.
+func broken(before, after []record, away int) []string {
 	boxes := map[string]*box{}
 	began := map[string]int64{}
 	for _, r := range before {
@@ -109,7 +109,7 @@ func broken(before, after []record) []string {
 		}
 	}
 	for service, n := range floor {
-		floor[service] = min(n, running[service])
+		floor[service] = min(n, running[service]) - away
 	}
 	slices.SortFunc(effects, func(a, b fleet.Effect) int { return a.Time().Compare(b.Time()) })
 	var found []string

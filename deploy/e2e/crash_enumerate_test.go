@@ -186,7 +186,7 @@ func enumerated(t *testing.T, rigs []*rig, choose func([]planned) []planned, unt
 		wg.Go(func() { errs[i] = e.work(t.Context(), r, until) })
 	}
 	wg.Wait()
-	t.Logf("%d of %d cases in %s on %d fleets (real coordinators and agents, engines without containers):\n%s",
+	counted(t, "%d of %d cases in %s on %d fleets (real coordinators and agents, engines without containers):\n%s",
 		e.next, total, time.Since(began).Round(time.Second), len(rigs), e.table())
 	for _, problem := range e.problems {
 		t.Error(problem)

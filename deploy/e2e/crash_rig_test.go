@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -26,12 +29,13 @@ const (
 )
 
 // rig is a fleet of real coordinators and agents over engines without containers. Every program is built to die where it is told to, and a supervisor starts
-// it again at once. It needs neither root nor Docker.
+// it again at once. It needs no Docker.
 type rig struct {
 	*fleet.Fleet
 	muster  *fleet.Muster
 	engines []*fleet.FakeEngine
 	client  *fleet.Client
+	second  *fleet.Client // another person, who approves
 	runs    coordinatorv1.RunServiceClient
 	stacks  coordinatorv1.StackServiceClient
 	members []*member
@@ -95,6 +99,15 @@ func (r *rig) build(ctx context.Context) error {
 		name = fmt.Sprintf("h%d", i+1)
 		agents = append(agents, fleet.AgentSpec{Name: name, Engine: e.Engine, Address: r.Loopback(11 + i), Ports: "21000-21999", Env: r.points(name)})
 	}
+	admin, err := freePort()
+	if err != nil {
+		return err
+	}
+	proxy, err := r.StartCaddy(ctx, nil, "caddy", net.JoinHostPort(r.Loopback(21), "8088"), admin)
+	if err != nil {
+		return err
+	}
+	agents[0].CaddyAdmin = proxy.Admin
 	if r.muster, err = r.StartMuster(ctx, programs, coordinators, agents); err != nil {
 		return err
 	}
@@ -114,8 +127,43 @@ func (r *rig) build(ctx context.Context) error {
 	if r.client, err = r.muster.Dial(); err != nil {
 		return err
 	}
+	second, _, err := r.muster.Login(ctx, "second", "operator")
+	if err != nil {
+		return err
+	}
+	if r.second, err = second.Dial(); err != nil {
+		return err
+	}
 	r.runs, r.stacks = coordinatorv1.NewRunServiceClient(r.client), coordinatorv1.NewStackServiceClient(r.client)
 	return nil
+}
+
+// counted tells the result of a test that counts, and adds it to the file that CRASH_REPORT names.
+func counted(t *testing.T, format string, args ...any) {
+	t.Helper()
+	text := fmt.Sprintf(format, args...)
+	t.Log(text)
+	path := os.Getenv("CRASH_REPORT")
+	if path == "" {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err == nil {
+		_, err = fmt.Fprintf(f, "%s\n\n", strings.TrimSpace(text))
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// freePort of the address at which Caddy takes orders without being told who may give them.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
 }
 
 // points is the environment of a program that can be told where to die.

@@ -34,6 +34,8 @@ type scenario struct {
 	start func(ctx context.Context, r *rig) (*coordinatorv1.Run, error)
 	// during is called while the run goes on, with the run as it is now; nil for nothing.
 	during func(ctx context.Context, r *rig, run *coordinatorv1.Run, c *crash) error
+	// away is how many instances of a service may be down at a time.
+	away int
 	// want is how the run ends.
 	want coordinatorv1.RunState
 }
@@ -50,6 +52,7 @@ func scenarios() []scenario {
 		{name: "scale up", stack: nine, prepare: scaledTo(rigCopies), start: scale(rigCopies + 2), want: succeeded},
 		{name: "scale down", stack: nine, prepare: scaledTo(rigCopies + 2), start: scale(rigCopies), want: succeeded},
 		{name: "drain", stack: moving, prepare: movable, swapped: onSecond, start: drain, want: succeeded},
+		{name: "maintenance", stack: spheroseg, prepare: maintainable, start: maintain, during: approve, away: 1, want: succeeded},
 	}
 }
 
@@ -107,6 +110,7 @@ func (r *rig) apply(ctx context.Context, compose string) (*coordinatorv1.Run, er
 		RequestId: r.requestID(),
 		Source: &coordinatorv1.StackSource{
 			ComposeFiles: []string{"compose.yaml"}, Files: []*coordinatorv1.StackFile{{Path: "compose.yaml", Content: []byte(compose)}},
+			Environment: map[string]string{"IMAGE": "nine-app:v1"},
 		},
 	})
 	return resp.GetRun(), err

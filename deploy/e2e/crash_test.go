@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 )
 
 const repeats = 20
@@ -16,7 +17,12 @@ func TestCrash(t *testing.T) {
 	h.apply(t, h.shop("v1")).want(t, 0)
 	h.settled(t, "v1")
 	now := "v1"
+	end := until(t, 0.9)
 	for i := range repeats {
+		if time.Now().After(end) {
+			t.Logf("%d of %d repeats in the time that was given", i, repeats)
+			return
+		}
 		next := map[string]string{"v1": "v2", "v2": "v1"}[now]
 		ok := t.Run(fmt.Sprintf("update %d", i+1), func(t *testing.T) {
 			defer h.explain(t)

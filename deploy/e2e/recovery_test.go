@@ -41,7 +41,7 @@ func TestCrashRecovery(t *testing.T) {
 	}
 	slices.Sort(took)
 	p50 := took[len(took)/2]
-	t.Logf("from the leader's SIGKILL to the next acknowledged write, %d times: p50 %s, max %s (%v)", len(took), p50, took[len(took)-1], took)
+	counted(t, "from the leader's SIGKILL to the next acknowledged write, %d times: p50 %s, max %s (%v)", len(took), p50, took[len(took)-1], took)
 	if p50 > recoveryTarget {
 		t.Errorf("p50 is %s, want at most %s", p50, recoveryTarget)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -31,6 +32,7 @@ type effect struct {
 // body is what the engine keeps of a container's creation.
 type body struct {
 	Image            string
+	Cmd              []string
 	Labels           map[string]string
 	Env              []string
 	HostConfig       map[string]any
@@ -44,6 +46,7 @@ type container struct {
 	finished         time.Time
 	status           string // created, running or exited
 	policy           map[string]any
+	servers          []*http.Server
 }
 
 type engine struct {
@@ -55,6 +58,7 @@ type engine struct {
 	images     map[string]string // tag by id
 	containers []*container
 	networks   []string
+	schema     string // of the last migration
 }
 
 func imageID(tag string) string { return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(tag))) }
@@ -82,7 +86,19 @@ func open(path string, images []string, ready time.Duration) (*engine, error) {
 	if e.file, err = os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
 		return nil, err
 	}
-	return e, e.file.Truncate(int64(len(whole)))
+	if err := e.file.Truncate(int64(len(whole))); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.containers {
+		if c.status == "running" {
+			if err := e.awake(c); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return e, nil
 }
 
 // do makes an effect: from the write on, it has happened. e.mu is held.
@@ -98,6 +114,11 @@ func (e *engine) do(f effect) error {
 	}
 	if err := e.apply(f); err != nil {
 		return err
+	}
+	if f.Action == "start" {
+		if err := e.awake(e.find(f.ID)); err != nil {
+			return err
+		}
 	}
 	crashpoint.Hit(crashpoint.EffectAfter)
 	return nil
@@ -128,6 +149,10 @@ func (e *engine) apply(f effect) error {
 		c.status, c.started = "running", at
 	case "die":
 		c.status, c.finished = "exited", at
+		c.asleep()
+		if to, ok := c.migrates(); ok {
+			e.schema = to
+		}
 	case "destroy":
 		e.containers = slices.DeleteFunc(e.containers, func(other *container) bool { return other == c })
 	case "policy":

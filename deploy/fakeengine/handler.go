@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // version of the API at the beginning of a path.
@@ -34,6 +35,8 @@ func (e *engine) handler() http.Handler {
 	mux.HandleFunc("GET /containers/{id}/json", e.with(func(c *container, w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, c.inspect(e.images[c.body.Image], e.ready))
 	}))
+	mux.HandleFunc("GET /events", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
+	mux.HandleFunc("POST /containers/{id}/wait", e.wait)
 	mux.HandleFunc("GET /containers/{id}/logs", e.with(func(_ *container, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }))
 	mux.HandleFunc("POST /containers/{id}/start", e.with(func(c *container, w http.ResponseWriter, _ *http.Request) {
 		e.change(w, c.status == "running", effect{Action: "start", ID: c.id, Name: c.name})
@@ -87,6 +90,31 @@ func (e *engine) change(w http.ResponseWriter, already bool, f effect) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// wait answers when the container does not run.
+func (e *engine) wait(w http.ResponseWriter, r *http.Request) {
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for {
+		e.mu.Lock()
+		c := e.find(r.PathValue("id"))
+		ended := c != nil && c.status != "running"
+		e.mu.Unlock()
+		switch {
+		case c == nil:
+			refuse(w, http.StatusNotFound, "No such container: %s", r.PathValue("id"))
+			return
+		case ended:
+			answer(w, http.StatusOK, map[string]int{"StatusCode": 0})
+			return
+		}
+		select {
+		case <-look.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
 }
 
 func (e *engine) image(w http.ResponseWriter, r *http.Request) {

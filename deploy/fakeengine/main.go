@@ -3,7 +3,7 @@
 // each effect, in order, written before the call is answered. What a real engine does with real containers it leaves to the tests on real engines.
 //
 // Its containers are lines of that file, so they outlive it, as those of an engine with live-restore do. One is healthy -ready after its start, unhealthy if
-// its image's tag begins with "bad", and never either if it begins with "slow".
+// its image's tag begins with "bad", and never either if it begins with "slow". What it does while it runs is in alive.go.
 package main
 
 import (
