@@ -130,6 +130,8 @@ type Node struct {
 	handlers map[string]Handler
 	watch    func(q *coordinatorv1.WatchRunRequest, s grpc.ServerStreamingServer[coordinatorv1.WatchRunResponse]) error
 	calls    []Call
+	// snapshots are answered by these.
+	snapshots Snapshots
 }
 
 // Call is a call that a node has seen.
@@ -158,7 +160,6 @@ func newNode(t testing.TB, dir string) *Node {
 
 // services are those that musterctl calls.
 type services struct {
-	coordinatorv1.UnimplementedClusterServiceServer
 	coordinatorv1.UnimplementedEnrollServiceServer
 	coordinatorv1.UnimplementedHostServiceServer
 	coordinatorv1.UnimplementedStackServiceServer
@@ -187,7 +188,7 @@ func (r *runs) WatchRun(q *coordinatorv1.WatchRunRequest, s grpc.ServerStreaming
 func (n *Node) serve(l net.Listener) {
 	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(mtls.Server(n.creds, mtls.ALPNgRPC))), grpc.UnaryInterceptor(n.answer))
 	s := &services{}
-	coordinatorv1.RegisterClusterServiceServer(server, s)
+	coordinatorv1.RegisterClusterServiceServer(server, &clusters{node: n})
 	coordinatorv1.RegisterEnrollServiceServer(server, s)
 	coordinatorv1.RegisterHostServiceServer(server, s)
 	coordinatorv1.RegisterStackServiceServer(server, s)
