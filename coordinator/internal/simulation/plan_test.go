@@ -52,12 +52,7 @@ func (p *planner) plan() *coordinatorv1.Plan {
 	}
 	p.budgets(plan, groups)
 	if p.rng.IntN(3) == 0 {
-		signal := p.step("signal", "", ends[len(ends)-1:], action("SignalContainer",
-			&agentv1.SignalContainerRequest{Name: fmt.Sprintf("p%d-0", p.made), Signal: "SIGHUP"}))
-		if signal.IfUnknown = coordinatorv1.IfUnknown(p.rng.IntN(5)); signal.GetIfUnknown() == coordinatorv1.IfUnknown_IF_UNKNOWN_PROBE {
-			signal.DoneIf = runs("never-" + signal.GetId())
-		}
-		plan.Steps = append(plan.Steps, signal)
+		plan.Steps = append(plan.Steps, p.signal("signal", "", ends[len(ends)-1:], fmt.Sprintf("p%d-0", p.made)))
 	}
 	for g := range p.rng.IntN(groups + 1) {
 		clean := p.step(fmt.Sprintf("clean/%d", g), "", ends, action("RemoveContainer", &agentv1.RemoveContainerRequest{Name: fmt.Sprintf("old%d-%d", p.made, g)}))
@@ -116,6 +111,9 @@ func (p *planner) group(plan *coordinatorv1.Plan, g int, after []string) string 
 		start.Verify, start.VerifyFor = runs(name), p.pick(0, 2*time.Second)
 	}
 	add(start, undo("StopContainer", &agentv1.StopContainerRequest{Name: name}))
+	if p.rng.IntN(3) == 0 {
+		add(p.signal(group+"/signal", group, after, name))
+	}
 	add(p.step(group+"/ready", group, after, action("AwaitReady", &agentv1.AwaitReadyRequest{Name: name})))
 	if p.rng.IntN(2) == 0 {
 		old := fmt.Sprintf("old%d-%d", p.made, g)
@@ -123,6 +121,15 @@ func (p *planner) group(plan *coordinatorv1.Plan, g int, after []string) string 
 			undo("StartContainer", &agentv1.StartContainerRequest{Name: old}), undo("AwaitReady", &agentv1.AwaitReadyRequest{Name: old}))
 	}
 	return after[0]
+}
+
+// signal is a step that must happen once: what its lost outcome means differs.
+func (p *planner) signal(id, group string, after []string, name string) *coordinatorv1.Step {
+	s := p.step(id, group, after, action("SignalContainer", &agentv1.SignalContainerRequest{Name: name, Signal: "SIGHUP"}))
+	if s.IfUnknown = coordinatorv1.IfUnknown(p.rng.IntN(5)); s.GetIfUnknown() == coordinatorv1.IfUnknown_IF_UNKNOWN_PROBE {
+		s.DoneIf = runs("never-" + name)
+	}
+	return s
 }
 
 // runs is the question whether a container does.

@@ -44,9 +44,6 @@ func TestSeeds(t *testing.T) {
 	for seed := first; seed < first+count; seed++ {
 		e := campaign{seed: seed, length: seedLength, temper: ordinary()}.run(t)
 		t.Logf("seed %d: %v so far, %v of simulated time", seed, time.Since(began).Round(time.Millisecond), e.took)
-		if os.Getenv("SHOW") != "" {
-			t.Log(e.report(nil))
-		}
 		entries, facts, accesses = entries+len(e.log), facts+len(e.facts), accesses+len(e.accesses)
 		if found := e.violations(); len(found) > 0 {
 			t.Errorf("seed %d breaks what must hold (MUSTER_SEED=%d MUSTER_SEEDS=1 plays it again):\n%s", seed, seed, e.report(found))
