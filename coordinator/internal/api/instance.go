@@ -117,12 +117,15 @@ func (s *StackServer) ListServices(ctx context.Context, req *coordinatorv1.ListS
 		return nil, noStack(req.GetStack())
 	}
 	instances := s.instances(ctx, view, &coordinatorv1.ListInstancesRequest{Stack: req.GetStack()})
-	running, ready := map[string]uint32{}, map[string]uint32{}
+	running, ready, stopped := map[string]uint32{}, map[string]uint32{}, map[string]uint32{}
 	for _, instance := range instances.GetInstances() {
+		key := instance.GetStack() + "/" + instance.GetService()
+		if instance.GetContainer().GetStopped() && instance.GetExpected() {
+			stopped[key]++
+		}
 		if instance.GetContainer().GetState() != "running" {
 			continue
 		}
-		key := instance.GetStack() + "/" + instance.GetService()
 		running[key]++
 		if health := instance.GetContainer().GetHealth(); health == "" || health == "healthy" {
 			ready[key]++
@@ -137,7 +140,7 @@ func (s *StackServer) ListServices(ctx context.Context, req *coordinatorv1.ListS
 		for _, service := range release.GetServices() {
 			key := known.GetName() + "/" + service.GetName()
 			response.Services = append(response.Services, &coordinatorv1.ServiceStatus{
-				Stack: known.GetName(), Service: service, Running: running[key], Ready: ready[key], Release: release.GetNumber(),
+				Stack: known.GetName(), Service: service, Running: running[key], Ready: ready[key], Stopped: stopped[key], Release: release.GetNumber(),
 			})
 		}
 	}

@@ -46,7 +46,7 @@ func (a *app) serviceListCommand() *cobra.Command {
 				svc := s.GetService()
 				d.Items = append(d.Items, s)
 				d.Names = append(d.Names, "service/"+s.GetStack()+"/"+svc.GetName())
-				d.Rows = append(d.Rows, []string{s.GetStack(), svc.GetName(), fmt.Sprintf("%d/%s", s.GetReady(), replicas(svc)), fmt.Sprint(s.GetRunning()),
+				d.Rows = append(d.Rows, []string{s.GetStack(), svc.GetName(), readyOf(s), fmt.Sprint(s.GetRunning()),
 					number(s.GetRelease()), svc.GetImage(), gateWord(svc.GetGate()), svc.GetUpdate().GetOrder(), svc.GetPinned()})
 			}
 			if err := a.printer().Print(d); err != nil {
@@ -58,6 +58,18 @@ func (a *app) serviceListCommand() *cobra.Command {
 	cmd.Flags().StringVar(&stack, "stack", "", "only services of this stack")
 	_ = cmd.RegisterFlagCompletionFunc("stack", a.completeStacks)
 	return cmd
+}
+
+// readyOf says how many instances of a service are ready, and how many are not because somebody stopped them.
+func readyOf(s *coordinatorv1.ServiceStatus) string {
+	return fmt.Sprintf("%d/%s", s.GetReady(), replicas(s.GetService())) + stoppedOf(s, " (%d stopped)")
+}
+
+func stoppedOf(s *coordinatorv1.ServiceStatus, format string) string {
+	if s.GetStopped() == 0 {
+		return ""
+	}
+	return fmt.Sprintf(format, s.GetStopped())
 }
 
 func unreachable(hosts []*coordinatorv1.HostError) map[string][]proto.Message {
@@ -239,11 +251,11 @@ func writeService(w io.Writer, s *coordinatorv1.ServiceStatus) {
 	writePairs(w, [][2]string{
 		{"service", s.GetStack() + "/" + svc.GetName()},
 		{"release", number(s.GetRelease())},
-		{"instances", fmt.Sprintf("%s wanted, %d running, %d ready", replicas(svc), s.GetRunning(), s.GetReady())},
+		{"instances", fmt.Sprintf("%s wanted, %d running, %d ready", replicas(svc), s.GetRunning(), s.GetReady()) + stoppedOf(s, ", %d stopped")},
 		{"image", svc.GetImage()}, {"pinned image", t.GetImage()}, {"gate", gateWord(svc.GetGate())},
 		{"update", policy(svc.GetUpdate())}, {"rollback", policy(svc.GetRollback())}, {"stop-first because", svc.GetStopFirst()}, {"reload signal", svc.GetReloadSignal()},
 		{"constraints", strings.Join(svc.GetPlacement().GetConstraints(), ", ")}, {"spread", strings.Join(svc.GetPlacement().GetSpread(), ", ")},
-		{"pinned", svc.GetPinned()}, {"depends on", strings.Join(depends, ", ")}, {"route", route}, {"ports", ports(t.GetPorts())},
+		{"pinned", svc.GetPinned()}, {"on host lost", onHostLost(svc)}, {"depends on", strings.Join(depends, ", ")}, {"route", route}, {"ports", ports(t.GetPorts())},
 		{"networks", strings.Join(networks, ", ")}, {"mounts", strings.Join(mounts, "; ")}, {"secrets", strings.Join(secrets, ", ")},
 		{"memory limit", bytesOf(t.GetResources().GetMemoryLimitBytes())}, {"cpu limit", cpus(t.GetResources().GetNanoCpuLimit())},
 	})

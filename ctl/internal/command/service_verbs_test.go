@@ -85,6 +85,15 @@ func TestStoppedInstancesAreShownAsStopped(t *testing.T) {
 			{Stack: "demo", Service: "api", Slot: 2, Expected: true, Container: &agentv1.Container{Name: "demo.api.2.r2", State: "exited"}},
 		}}, nil
 	})
+	coordinatortest.On(d.cluster.Nodes[0], "ListServices", func(context.Context, *coordinatorv1.ListServicesRequest) (*coordinatorv1.ListServicesResponse, error) {
+		return &coordinatorv1.ListServicesResponse{Services: []*coordinatorv1.ServiceStatus{{Stack: "demo", Service: service("api"), Running: 1, Ready: 1, Stopped: 1, Release: 2}}}, nil
+	})
+	if r := d.run("service list"); !strings.Contains(r.stdout, "1/2 (1 stopped)") {
+		t.Errorf("listed is\n%s", r.stdout)
+	}
+	if r := d.run("service show api"); !strings.Contains(r.stdout, "2 wanted, 1 running, 1 ready, 1 stopped") {
+		t.Errorf("shown is\n%s", r.stdout)
+	}
 	r := d.run("service ps")
 	rows := strings.Split(r.stdout, "\n")
 	if len(rows) < 3 || !strings.Contains(rows[1], "stopped") || !strings.Contains(rows[2], "exited") {

@@ -877,7 +877,9 @@ type ServiceStatus struct {
 	// ready instances: running, and healthy where there is a HEALTHCHECK.
 	Ready uint32 `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
 	// release that is current.
-	Release       uint64 `protobuf:"varint,5,opt,name=release,proto3" json:"release,omitempty"`
+	Release uint64 `protobuf:"varint,5,opt,name=release,proto3" json:"release,omitempty"`
+	// stopped instances: they rest on their hosts until somebody starts them.
+	Stopped       uint32 `protobuf:"varint,6,opt,name=stopped,proto3" json:"stopped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -943,6 +945,13 @@ func (x *ServiceStatus) GetReady() uint32 {
 func (x *ServiceStatus) GetRelease() uint64 {
 	if x != nil {
 		return x.Release
+	}
+	return 0
+}
+
+func (x *ServiceStatus) GetStopped() uint32 {
+	if x != nil {
+		return x.Stopped
 	}
 	return 0
 }
@@ -1367,13 +1376,14 @@ const file_muster_coordinator_v1_stack_service_proto_rawDesc = "" +
 	"\x14ListReleasesResponse\x12:\n" +
 	"\breleases\x18\x01 \x03(\v2\x1e.muster.coordinator.v1.ReleaseR\breleases\"+\n" +
 	"\x13ListServicesRequest\x12\x14\n" +
-	"\x05stack\x18\x01 \x01(\tR\x05stack\"\xa9\x01\n" +
+	"\x05stack\x18\x01 \x01(\tR\x05stack\"\xc3\x01\n" +
 	"\rServiceStatus\x12\x14\n" +
 	"\x05stack\x18\x01 \x01(\tR\x05stack\x128\n" +
 	"\aservice\x18\x02 \x01(\v2\x1e.muster.coordinator.v1.ServiceR\aservice\x12\x18\n" +
 	"\arunning\x18\x03 \x01(\rR\arunning\x12\x14\n" +
 	"\x05ready\x18\x04 \x01(\rR\x05ready\x12\x18\n" +
-	"\arelease\x18\x05 \x01(\x04R\arelease\"\x9c\x01\n" +
+	"\arelease\x18\x05 \x01(\x04R\arelease\x12\x18\n" +
+	"\astopped\x18\x06 \x01(\rR\astopped\"\x9c\x01\n" +
 	"\x14ListServicesResponse\x12@\n" +
 	"\bservices\x18\x01 \x03(\v2$.muster.coordinator.v1.ServiceStatusR\bservices\x12B\n" +
 	"\vunreachable\x18\x02 \x03(\v2 .muster.coordinator.v1.HostErrorR\vunreachable\"9\n" +
