@@ -80,13 +80,13 @@ func migrateTo(schema string) error {
 		return err
 	}
 	_, err = fmt.Fprintln(note, schema)
-	if err = errors.Join(err, note.Close()); err != nil {
+	if err := errors.Join(err, note.Close()); err != nil {
 		return err
 	}
 	if schema == os.Getenv("FAIL_MIGRATION") {
 		return fmt.Errorf("migration to %s fails, as asked", schema)
 	}
-	fmt.Println("migrated to", schema)
+	fmt.Fprintln(os.Stderr, "app: migrated to", schema)
 	return os.WriteFile(filepath.Join(data(), "schema"), []byte(schema), 0o600)
 }
 

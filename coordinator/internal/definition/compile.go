@@ -13,6 +13,7 @@ import (
 
 	"github.com/spheroseg/muster/coordinator/internal/runbook"
 	"github.com/spheroseg/muster/coordinator/internal/state"
+	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 )
 
@@ -21,6 +22,8 @@ const (
 	maxSteps = 2000
 	// askTime is what an action without effect may take beyond the time that it was given.
 	askTime = time.Minute
+	// longestDelay is where the engine stops multiplying the delay between attempts.
+	longestDelay = 5 * time.Minute
 	// startStep is the id of the question before the first step.
 	startStep = "approve_start"
 )
@@ -43,7 +46,13 @@ func Compile(ctx context.Context, d *Document, given map[string]string, fleet Fl
 		return nil, err
 	}
 	c := &compiler{
-		ctx: ctx, document: d, fleet: fleet, inputs: inputs, ends: map[string]point{},
+		document: d, view: fleet.View, inputs: inputs, ends: map[string]point{},
+		operate: func(req *coordinatorv1.OperateServiceRequest) (*runbook.Proposal, error) {
+			return fleet.Planner.Operate(ctx, fleet.View, req)
+		},
+		resolve: func(host, image string) (*agentv1.ResolveImageResponse, error) {
+			return resolve(ctx, fleet.Planner, host, image)
+		},
 		plan: &coordinatorv1.Plan{Procedure: d.Procedure.GetName(), Title: d.Procedure.GetTitle(), MaxDuration: d.Procedure.GetMaxDuration(), OnDeadline: d.Procedure.GetOnDeadline()},
 	}
 	for _, part := range []func() error{c.guard, c.steps, c.cleanUp, c.settle} {
@@ -77,9 +86,11 @@ func union(lists ...[]string) []string {
 
 // compiler is a procedure on its way to be a plan.
 type compiler struct {
-	ctx      context.Context
 	document *Document
-	fleet    Fleet
+	view     *state.View
+	// operate plans a verb of a service; resolve asks a host for the digest of an image.
+	operate  func(req *coordinatorv1.OperateServiceRequest) (*runbook.Proposal, error)
+	resolve  func(host, image string) (*agentv1.ResolveImageResponse, error)
 	inputs   *references
 	plan     *coordinatorv1.Plan
 	ends     map[string]point // of the procedure's steps
@@ -338,13 +349,22 @@ func longest(plan *coordinatorv1.Plan) time.Duration {
 		for _, id := range step.GetAfter() {
 			begin = max(begin, ends[id])
 		}
-		attempts := time.Duration(max(1, step.GetMaxAttempts()))
-		end := begin + step.GetDelay().AsDuration() + attempts*step.GetTimeout().AsDuration() + (attempts-1)*step.GetRetryDelay().AsDuration() +
-			step.GetVerifyFor().AsDuration() + step.GetApproval().GetExpires().AsDuration()
+		end := begin + step.GetDelay().AsDuration() + step.GetVerifyFor().AsDuration() + step.GetApproval().GetExpires().AsDuration() +
+			attempts(step.GetMaxAttempts(), step.GetTimeout().AsDuration(), step.GetRetryDelay().AsDuration(), step.GetRetryBackoff())
 		ends[step.GetId()] = end
 		longest = max(longest, end)
 	}
 	return longest
+}
+
+// attempts is what so many attempts take at most, with the delays between them.
+func attempts(n uint32, each, delay time.Duration, backoff float64) time.Duration {
+	total := each
+	for range min(max(1, n)-1, 1000) {
+		total += delay + each
+		delay = min(time.Duration(float64(delay)*max(1, backoff)), max(delay, longestDelay))
+	}
+	return total
 }
 
 func orElse(text, other string) string {

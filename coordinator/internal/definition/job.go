@@ -1,6 +1,7 @@
 package definition
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/spheroseg/muster/coordinator/internal/runbook"
 	"github.com/spheroseg/muster/coordinator/internal/stack"
 	"github.com/spheroseg/muster/internal/rpcerr"
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
@@ -115,7 +117,7 @@ func (c *compiler) mount(spec *agentv1.ContainerSpec, secrets map[string]string)
 		if file == "" || strings.Contains(file, "/") {
 			return invalid("secret %q: give the name of a file below /run/secrets", file)
 		}
-		stored := c.fleet.View.Secret(secrets[file], 0)
+		stored := c.view.Secret(secrets[file], 0)
 		if stored == nil {
 			return rpcerr.New(codes.NotFound, coordinatorv1.ErrorReason_ERROR_REASON_SECRET_NOT_FOUND,
 				"the secret store has no %s: store it with `musterctl secret set %s`", secrets[file], secrets[file])
@@ -129,9 +131,9 @@ func (c *compiler) mount(spec *agentv1.ContainerSpec, secrets map[string]string)
 
 // links are the names of other services, as they lead from the host of a site.
 func (c *compiler) links(s *site) (*stack.Links, error) {
-	release := c.fleet.View.CurrentRelease(s.stack)
+	release := c.view.CurrentRelease(s.stack)
 	proxies := map[string]string{}
-	for _, host := range c.fleet.View.Hosts() {
+	for _, host := range c.view.Hosts() {
 		if len(host.GetInventory().GetRouteDrivers()) == 0 || host.GetState() != coordinatorv1.HostState_HOST_STATE_UP {
 			continue
 		}
@@ -144,20 +146,29 @@ func (c *compiler) links(s *site) (*stack.Links, error) {
 	return stack.Link(stack.LinkRequest{Services: release.GetServices(), Assignments: release.GetAssignments(), Proxies: proxies})
 }
 
-// pin asks a host for the digest of an image.
+// pin returns an image by its digest.
 func (c *compiler) pin(host, image string) (string, error) {
-	conn, err := c.fleet.Planner.Conn(c.ctx, host)
+	response, err := c.resolve(host, image)
 	if err != nil {
-		return "", hostDown(host, err)
-	}
-	response, err := agentv1.NewContainerServiceClient(conn).ResolveImage(c.ctx, &agentv1.ResolveImageRequest{Image: image})
-	if err != nil {
-		return "", rpcerr.New(codes.NotFound, coordinatorv1.ErrorReason_ERROR_REASON_IMAGE_NOT_FOUND, "image %s on host %s: %s", image, host, rpcerr.Message(err))
+		return "", err
 	}
 	if !response.GetPresent() {
 		c.warnings = append(c.warnings, "image "+image+" is not on host "+host+" yet: it is pulled when the job begins")
 	}
 	return response.GetPinned(), nil
+}
+
+// resolve asks a host for the digest of an image.
+func resolve(ctx context.Context, planner *runbook.Planner, host, image string) (*agentv1.ResolveImageResponse, error) {
+	conn, err := planner.Conn(ctx, host)
+	if err != nil {
+		return nil, hostDown(host, err)
+	}
+	response, err := agentv1.NewContainerServiceClient(conn).ResolveImage(ctx, &agentv1.ResolveImageRequest{Image: image})
+	if err != nil {
+		return nil, rpcerr.New(codes.NotFound, coordinatorv1.ErrorReason_ERROR_REASON_IMAGE_NOT_FOUND, "image %s on host %s: %s", image, host, rpcerr.Message(err))
+	}
+	return response, nil
 }
 
 func hostDown(host string, err error) error {

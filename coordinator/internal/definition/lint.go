@@ -235,13 +235,8 @@ func expiry(q *coordinatorv1.Question) time.Duration {
 
 // worst is the most that a step takes in one wave, for each element that is known.
 func (d *Document) worst(step *coordinatorv1.ProcedureStep) time.Duration {
-	attempts := max(1, step.GetRetry().GetAttempts())
-	once := time.Duration(attempts) * step.GetTimeout().AsDuration()
-	delay, backoff := step.GetRetry().GetDelay().AsDuration(), max(1, step.GetRetry().GetBackoff())
-	for range min(attempts-1, 1000) {
-		once += delay
-		delay = min(time.Duration(float64(delay)*backoff), max(delay, 5*time.Minute))
-	}
+	retry := step.GetRetry()
+	once := attempts(retry.GetAttempts(), step.GetTimeout().AsDuration(), retry.GetDelay().AsDuration(), retry.GetBackoff())
 	once += step.GetVerifyFor().AsDuration() + step.GetWait().AsDuration() + expiry(step.GetApprove())
 	times := 0
 	for _, item := range step.GetForEach() {

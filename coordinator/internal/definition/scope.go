@@ -103,7 +103,7 @@ func (s *references) look(name string) (value, error) {
 // whole returns the value that a text consists of, if it is nothing but one reference.
 func (s *references) whole(text string) (value, bool, error) {
 	m := reference.FindStringSubmatch(text)
-	if m == nil || m[0] != text || !strings.HasSuffix(text, "}") || strings.HasPrefix(text, "$$") {
+	if len(m) < 2 || m[0] != text || !strings.HasSuffix(text, "}") || strings.HasPrefix(text, "$$") {
 		return value{}, false, nil
 	}
 	v, err := s.look(m[1])

@@ -18,7 +18,7 @@ func (c *compiler) service(path, id string, a *action, s *site, each *value, at 
 			return at, invalid("arguments of %s: %s", a.name, err)
 		}
 	}
-	proposal, err := c.fleet.Planner.Operate(c.ctx, c.fleet.View, &coordinatorv1.OperateServiceRequest{
+	proposal, err := c.operate(&coordinatorv1.OperateServiceRequest{
 		Stack: s.stack, Service: s.service.GetName(), Verb: a.verb, Delay: args.GetDelay(), Signal: args.GetSignal(),
 	})
 	if err != nil {

@@ -88,7 +88,7 @@ func (c *compiler) sites(on string, each *value) ([]*site, error) {
 	}
 	var down []string
 	for _, s := range sites {
-		if c.fleet.View.Host(s.host).GetState() != coordinatorv1.HostState_HOST_STATE_UP {
+		if c.view.Host(s.host).GetState() != coordinatorv1.HostState_HOST_STATE_UP {
 			down = append(down, s.host)
 		}
 	}
@@ -101,7 +101,7 @@ func (c *compiler) sites(on string, each *value) ([]*site, error) {
 
 func (c *compiler) hosts(on string, target *coordinatorv1.Target) ([]*site, error) {
 	var sites []*site
-	for _, host := range c.fleet.View.Hosts() {
+	for _, host := range c.view.Hosts() {
 		if selects(target, host) {
 			sites = append(sites, &site{id: host.GetName(), host: host.GetName(), address: host.GetInventory().GetAddress()})
 		}
@@ -144,7 +144,7 @@ func wanted(target *coordinatorv1.Target) string {
 
 // instances of a service in the current release of its stack, in the order of their slots.
 func (c *compiler) instances(on string, target *coordinatorv1.Target) ([]*site, error) {
-	release, service, err := runbook.FindService(c.fleet.View, target.GetStack(), target.GetService())
+	release, service, err := runbook.FindService(c.view, target.GetStack(), target.GetService())
 	if err != nil {
 		return nil, err
 	}
