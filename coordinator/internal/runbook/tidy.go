@@ -16,7 +16,7 @@ import (
 const TidyProcedure = "tidy"
 
 // tidyTime is the time in which a tidying must have ended.
-const tidyTime = 15 * time.Minute
+const tidyTime = 5 * time.Minute
 
 // Tidy proposes the removal of a stack's abandoned containers from the hosts that are up again; nil if there is nothing to remove. A host that
 // drives a proxy and was away for the release's change learns first where the stack's requests go now.

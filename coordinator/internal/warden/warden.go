@@ -21,8 +21,8 @@ import (
 
 const (
 	defaultReplaceAfter = 5 * time.Minute
-	// settleTime is how long a host must be up before its old containers are removed: it is about to tell what it has.
-	settleTime = time.Second
+	// settleTime is how long a host must be up before its old containers are removed: a run waits for a host that goes again.
+	settleTime = 3 * time.Second
 	retryFirst = 10 * time.Second
 	retryMost  = 5 * time.Minute
 	planTime   = time.Minute

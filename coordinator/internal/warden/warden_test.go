@@ -213,6 +213,10 @@ func TestHostIsReplacedInTimeAndTidiedWhenItIsBack(t *testing.T) {
 		}
 		f.set("h2", up)
 		f.pass(2 * time.Second)
+		if got := f.active(); got != "" {
+			t.Fatalf("%s was started for a host that has just come back", got)
+		}
+		f.pass(2 * time.Second)
 		if got := f.active(); got != runbook.TidyProcedure {
 			t.Fatalf("active is %q, want the tidying", got)
 		}

@@ -201,3 +201,25 @@ func TestLostHostIsTold(t *testing.T) {
 		t.Errorf("stdout %s\nstderr %s", r.stdout, r.stderr)
 	}
 }
+
+// TestPolicyAloneIsApplied: a release that differs in a policy takes no steps, and must be put in place all the same.
+func TestPolicyAloneIsApplied(t *testing.T) {
+	p := plan()
+	p.Steps, p.Changes = nil, p.Changes[:1]
+	p.Changes[0].Fields = []*coordinatorv1.FieldChange{{Path: "on_host_lost", After: "replace"}}
+	d := planner(t, 1, p)
+	coordinatortest.On(d.cluster.Nodes[0], "ApplyStack", func(_ context.Context, q *coordinatorv1.ApplyStackRequest) (*coordinatorv1.ApplyStackResponse, error) {
+		a := &coordinatorv1.ApplyStackResponse{Plan: p, Release: release()}
+		if !q.GetDryRun() {
+			a.Run = runs()[0]
+		}
+		return a, nil
+	})
+	r := d.run("stack apply --progress plain")
+	if r.code != 0 || !strings.Contains(r.stdout, "release 3 of stack demo is current") || strings.Contains(r.stderr, "nothing to do") {
+		t.Errorf("exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if r := d.run("stack diff --detailed-exitcode"); r.code != 10 {
+		t.Errorf("exit code %d\n%s", r.code, r.stdout)
+	}
+}

@@ -93,14 +93,25 @@ func lostOn(host *coordinatorv1.Host, release *coordinatorv1.Release) lostInstan
 			continue
 		}
 		ask = ask || s.GetOnHostLost() != "replace"
-		wait := s.GetReplaceAfter().AsDuration()
-		if wait <= 0 {
-			wait = defaultReplaceAfter
-		}
-		after = max(after, wait)
+		after = max(after, replaceAfter(s))
 	}
 	if !ask && after > 0 {
 		l.replaced = host.GetStateSince().AsTime().Add(after)
 	}
 	return l
+}
+
+func replaceAfter(s *coordinatorv1.Service) time.Duration {
+	if wait := s.GetReplaceAfter().AsDuration(); wait > 0 {
+		return wait
+	}
+	return defaultReplaceAfter
+}
+
+// onHostLost says what happens to instances whose host does not answer; empty for what happens anyway.
+func onHostLost(s *coordinatorv1.Service) string {
+	if s.GetOnHostLost() != "replace" {
+		return s.GetOnHostLost()
+	}
+	return "replace after " + output.Span(replaceAfter(s))
 }

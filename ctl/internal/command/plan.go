@@ -12,8 +12,12 @@ import (
 
 func sprintf(format string, args ...any) string { return fmt.Sprintf(format, args...) }
 
-// hasChanges tells whether a plan does anything.
-func hasChanges(p *coordinatorv1.Plan) bool { return len(p.GetSteps()) > 0 }
+// hasChanges tells whether a plan does anything. A release that differs in a policy alone takes no steps, and is put in place all the same.
+func hasChanges(p *coordinatorv1.Plan) bool {
+	return len(p.GetSteps()) > 0 || slices.ContainsFunc(p.GetChanges(), func(c *coordinatorv1.ServiceChange) bool {
+		return c.GetKind() != coordinatorv1.ChangeKind_CHANGE_KIND_NONE
+	})
+}
 
 // removed returns the services that a plan removes.
 func removed(p *coordinatorv1.Plan) []string {
