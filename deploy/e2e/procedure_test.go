@@ -65,6 +65,7 @@ func TestProcedures(t *testing.T) {
 	}{
 		{"plan", maintenancePlan},
 		{"maintenance", maintenance},
+		{"the same again", maintenanceAgain},
 		{"migration fails", maintenanceFails},
 		{"rejected", maintenanceRejected},
 	} {
@@ -261,6 +262,23 @@ func maintenance(t *testing.T, h *house, second *fleet.Muster) {
 	if history := h.ctl(t, "procedure", "history", "maintenance"); !strings.Contains(history.text, "succeeded") {
 		t.Errorf("history: %s", history.text)
 	}
+}
+
+// maintenanceAgain migrates to the schema that is there: the migration is spared, everything else is done.
+func maintenanceAgain(t *testing.T, h *house, second *fleet.Muster) {
+	mark := h.Witness.Mark()
+	end, seen := h.window(t, second, "approve", "schema=2026-11", "services=ml")
+	end.want(t, 0)
+	if want := []int{200, 503, 200}; !slices.Equal(seen, want) {
+		t.Errorf("users saw %v, want %v", seen, want)
+	}
+	if notes := h.ask(t, "/migrations"); notes != "2026-11\n" {
+		t.Errorf("migrations that ran: %q, want the first one only", notes)
+	}
+	if started := h.Witness.Names(mark, "start", "spheroseg."); !slices.Equal(started, []string{"spheroseg.ml.1.r1"}) {
+		t.Errorf("started: %v, want ml and nothing else", started)
+	}
+	h.whole(t)
 }
 
 func maintenanceFails(t *testing.T, h *house, second *fleet.Muster) {

@@ -148,6 +148,9 @@ func (c *compiler) precondition(i int, condition *coordinatorv1.Condition) error
 	if err != nil {
 		return err
 	}
+	if err := holds(condition.GetUse(), condition.GetExpression()); err != nil {
+		return err
+	}
 	action, request, err := c.request(condition.GetUse(), condition.GetWith(), s)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spheroseg/muster/coordinator/internal/definition"
+	"github.com/spheroseg/muster/coordinator/internal/expression"
 	"github.com/spheroseg/muster/coordinator/internal/runbook"
 	"github.com/spheroseg/muster/coordinator/internal/state"
 	"github.com/spheroseg/muster/internal/rpcerr"
@@ -377,6 +379,8 @@ func TestRefused(t *testing.T) {
 		{name: "host down", text: restart, down: "h2", reason: coordinatorv1.ErrorReason_ERROR_REASON_HOST_DOWN, has: "h2"},
 		{name: "no host", text: strings.Replace(restart, "role: app}", "role: db}", 1) + "  - {id: x, on: app, use: probe.tcp, with: {address: 'a:1'}}\n",
 			reason: coordinatorv1.ErrorReason_ERROR_REASON_PLACEMENT, has: "role=db"},
+		{name: "expression too long", text: procedure("  - {id: x, on: first, use: probe.tcp, with: {address: 'a:1'}, verify: 'result.error != inputs.text', verify_for: 1m}\n"),
+			inputs: map[string]string{"text": strings.Repeat("x", 3000)}, reason: coordinatorv1.ErrorReason_ERROR_REASON_INVALID, has: "more than 2048"},
 		{name: "no such secret", text: job("secrets: {a: gone}"), reason: coordinatorv1.ErrorReason_ERROR_REASON_SECRET_NOT_FOUND, has: "gone"},
 		{name: "no such image", text: job("image: 'registry.test/tool:gone'"), reason: coordinatorv1.ErrorReason_ERROR_REASON_IMAGE_NOT_FOUND, has: "tool:gone"},
 		{name: "port that the service has not", text: procedure("  - {id: x, on: backend, use: probe.tcp, with: {address: '${target.port.9090}'}}\n"),
@@ -396,4 +400,38 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzLiterals: whatever an input holds, the expression that is kept in the plan compares with exactly that, and the argument is exactly that.
+func FuzzLiterals(f *testing.F) {
+	for _, seed := range []string{"", "plain", `a"b`, `a\`, "a\nb\tc", `" || true || "`, `'`, `${inputs.text}`, "$${", "\u2028 \u00e9 \U0001F600", "inputs.text", "\x7f\x01"} {
+		f.Add(seed)
+	}
+	text := procedure(`  - id: look
+    on: first
+    use: probe.http
+    with: {url: "http://x/${inputs.text}", host_header: "${inputs.text}"}
+    verify: result.body == inputs.text && 'inputs.text' != "a" && result.status == 7
+    verify_for: 1m
+`)
+	f.Fuzz(func(t *testing.T, given string) {
+		if !utf8.ValidString(given) || strings.ContainsRune(given, 0) || len(given) > 1000 { // no such text comes in a request, or is taken.
+			t.Skip()
+		}
+		fleet := newFleet(t)
+		look := step(t, fleet.plan(text, map[string]string{"text": given}), "look/h1")
+		probe := request(t, look.GetAction(), &agentv1.ProbeHttpRequest{})
+		if probe.GetHostHeader() != given || probe.GetUrl() != "http://x/"+given {
+			t.Errorf("%q became %q in %q", given, probe.GetHostHeader(), probe.GetUrl())
+		}
+		program, err := expression.Compile((&agentv1.ProbeHttpResponse{}).ProtoReflect().Descriptor(), look.GetVerify().GetExpression())
+		if err != nil {
+			t.Fatalf("%q: %v", given, err)
+		}
+		for body, want := range map[string]bool{given: true, given + "x": false} {
+			if holds, err := program.Eval(&agentv1.ProbeHttpResponse{Body: body, Status: 7}); err != nil || holds != want {
+				t.Errorf("%s over %q: %v, %v", look.GetVerify().GetExpression(), body, holds, err)
+			}
+		}
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/spheroseg/muster/coordinator/internal/expression"
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 )
@@ -48,10 +49,10 @@ func (c *compiler) finish(step *coordinatorv1.Step, def *coordinatorv1.Procedure
 	}
 	step.VerifyFor, step.IfUnknown = def.GetVerifyFor(), def.GetIfUnknown()
 	var err error
-	if step.DoneIf, err = c.check(def.GetDoneIf(), s, each); err != nil {
+	if step.DoneIf, err = c.check(def.GetDoneIf(), def.GetUse(), s, each); err != nil {
 		return err
 	}
-	if step.Verify, err = c.check(def.GetVerify(), s, each); err != nil {
+	if step.Verify, err = c.check(def.GetVerify(), def.GetUse(), s, each); err != nil {
 		return err
 	}
 	for i, undo := range def.GetUndo() {
@@ -89,10 +90,13 @@ func (c *compiler) undo(id string, i int, undo *coordinatorv1.ProcedureUndo, s *
 	return []*coordinatorv1.Undo{{Title: title, Action: action, Timeout: undo.GetTimeout()}}, nil
 }
 
-// check plans a question to an agent.
-func (c *compiler) check(condition *coordinatorv1.Condition, s *site, each *value) (*coordinatorv1.Check, error) {
+// check plans a question to an agent, about the answer to an action of its own or to the step's.
+func (c *compiler) check(condition *coordinatorv1.Condition, use string, s *site, each *value) (*coordinatorv1.Check, error) {
 	if condition == nil {
 		return nil, nil
+	}
+	if err := holds(orElse(condition.GetUse(), use), condition.GetExpression()); err != nil {
+		return nil, err
 	}
 	check := &coordinatorv1.Check{Expression: condition.GetExpression()}
 	if condition.GetUse() == "" {
@@ -109,6 +113,14 @@ func (c *compiler) check(condition *coordinatorv1.Condition, s *site, each *valu
 	check.Host = at.host
 	check.Probe, _, err = c.request(condition.GetUse(), condition.GetWith(), at)
 	return check, err
+}
+
+// holds makes sure that an expression can be evaluated with the values that it has now: a long input makes it longer than it may be.
+func holds(use, text string) error {
+	if _, err := expression.Compile(lookUp(use).rpc().Output(), text); err != nil {
+		return invalid("%s", err)
+	}
+	return nil
 }
 
 // request makes an agent's request of arguments, and fills what the author does not give.
