@@ -18,10 +18,14 @@ import (
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/pkg/stdcopy"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/spheroseg/muster/internal/rpcerr"
 	agentv1 "github.com/spheroseg/muster/proto/gen/muster/agent/v1"
 )
+
+// labelJob tells the containers of jobs from others.
+const labelJob = "muster.job"
 
 const (
 	// maxOutput is what the contract allows in RunJobResponse.output.
@@ -34,12 +38,16 @@ const (
 	// stopPatience is how long the stop of a job that took too long may take, besides the container's own grace.
 	stopPatience = 10 * time.Second
 	defaultGrace = 10 * time.Second
+	// killedCode is the exit code of a process that got SIGKILL. The engine is given starvedPatience to say that the kernel sent it.
+	killedCode      = 128 + 9
+	starvedPatience = 500 * time.Millisecond
 )
 
 // RunJob runs the container of spec to its end. The container bears the id of the operation, and stays: so an attempt whose outcome was lost,
 // with its agent, is found and not performed again, whether its job runs or has ended. A later attempt of the same step removes the
 // container, which it stops if it still runs, and runs the job anew. It does not wait for the earlier one: a container's label cannot be
-// changed, so nobody could tell later which of the two its end belongs to.
+// changed, so nobody could tell later which of the two its end belongs to. The container of a job of another run is replaced once it has ended:
+// a run that fails leaves its jobs behind as evidence, and the next one must not fail because of that.
 //
 // A job that has not ended by the deadline of ctx is stopped. When ctx is cancelled the job goes on.
 func (e *Engine) RunJob(ctx context.Context, operationID string, spec *agentv1.ContainerSpec) (*agentv1.RunJobResponse, error) {
@@ -53,6 +61,11 @@ func (e *Engine) RunJob(ctx context.Context, operationID string, spec *agentv1.C
 	if err := e.policy.admit(spec, e.guarded()); err != nil {
 		return nil, err
 	}
+	spec = proto.CloneOf(spec)
+	if spec.Labels == nil {
+		spec.Labels = make(map[string]string)
+	}
+	spec.Labels[labelJob] = "true"
 	j := &job{e: e, name: name, operation: operationID, spec: spec}
 	if deadline, ok := ctx.Deadline(); ok {
 		j.limit = time.Until(deadline)
@@ -60,7 +73,10 @@ func (e *Engine) RunJob(ctx context.Context, operationID string, spec *agentv1.C
 	if err := j.place(ctx); err != nil {
 		return nil, err
 	}
-	if err := j.start(ctx); err != nil {
+	switch err := j.start(ctx); {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded): // the engine may have the start.
+		return j.overdue(ctx)
+	case err != nil:
 		return nil, err
 	}
 	return j.await(ctx)
@@ -113,7 +129,7 @@ func (j *job) find(ctx context.Context) error {
 		return err
 	}
 	owner := found.Config.Labels[labelOperation]
-	if found.Config.Labels[labelHost] != j.e.name || !sameStep(owner, j.operation) || attemptOf(owner) > attemptOf(j.operation) {
+	if found.Config.Labels[labelHost] != j.e.name || !j.replaces(owner, found) {
 		return j.e.nameTaken(j.name, found.State.Status, owner, found.Config.Image)
 	}
 	if owner == j.operation && found.State.Status != container.StateRemoving && found.State.Status != container.StateDead {
@@ -126,13 +142,21 @@ func (j *job) find(ctx context.Context) error {
 		j.e.log.Info("job of this attempt found", "container", j.name, "operation", j.operation, "state", found.State.Status)
 		return nil
 	}
-	j.e.log.Info("job of an earlier attempt is removed", "container", j.name, "operation", j.operation, "created_by", owner, "state", found.State.Status)
+	j.e.log.Info("job of before is removed", "container", j.name, "operation", j.operation, "created_by", owner, "state", found.State.Status)
 	if found.State.Running {
 		if err := j.e.stop(ctx, found.ID, 0); err != nil {
 			return j.e.failure(ctx, err, "stop job %q of an earlier attempt", j.name)
 		}
 	}
 	return j.e.remove(ctx, found.ID)
+}
+
+// replaces says that the container is this job's, of this attempt or an earlier one, or what is left of a job of another run.
+func (j *job) replaces(owner string, c container.InspectResponse) bool {
+	if sameStep(owner, j.operation) {
+		return attemptOf(owner) <= attemptOf(j.operation)
+	}
+	return runOf(owner) != runOf(j.operation) && c.Config.Labels[labelJob] != "" && !c.State.Running && c.State.Status != container.StateCreated
 }
 
 // attemptOf is the last part of run/step/attempt.
@@ -271,7 +295,15 @@ func (j *job) overdue(ctx context.Context) (*agentv1.RunJobResponse, error) {
 	timeout := func(format string, args ...any) *rpcerr.OperationError {
 		return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_TIMEOUT, false, "job %q did not end within %s, "+format, append([]any{j.name, round(j.limit)}, args...)...)
 	}
-	found, _, err := j.e.inspect(ctx, j.id)
+	j.adopted = true
+	unstarted, err := j.unstarted(ctx)
+	if unstarted != nil {
+		return nil, timeout("and was not started by then")
+	}
+	var found container.InspectResponse
+	if err == nil {
+		found, _, err = j.e.inspect(ctx, j.id)
+	}
 	if err == nil && !found.State.Running {
 		return j.result(ctx, found)
 	}
@@ -288,7 +320,8 @@ func (j *job) overdue(ctx context.Context) (*agentv1.RunJobResponse, error) {
 func (j *job) result(ctx context.Context, c container.InspectResponse) (*agentv1.RunJobResponse, error) {
 	s := c.State
 	output := j.output(ctx, c)
-	told := j.toldToStop(ctx, c)
+	told, starved := j.history(ctx, c)
+	s.OOMKilled = s.OOMKilled || starved
 	fail := func(permanent bool, format string, args ...any) error {
 		return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_JOB_FAILED, permanent, "job %q "+format, append([]any{j.name}, args...)...).WithEvidence(output)
 	}
@@ -308,30 +341,34 @@ func (j *job) result(ctx context.Context, c container.InspectResponse) (*agentv1
 	return &agentv1.RunJobResponse{ExitCode: int32(s.ExitCode), Output: output}, nil
 }
 
-// toldToStop says that the engine sent a signal that ends things to the container before its end: a job that ends well on SIGTERM has not done its work. The
-// engine remembers some hundreds of events, and none of before its own start.
-func (j *job) toldToStop(ctx context.Context, c container.InspectResponse) bool {
+// history says what the engine remembers of the container's end: that it sent it a signal which ends things, because a job that ends well on SIGTERM
+// has not done its work; and that the kernel killed it for want of memory, which the engine may hear of too late for the container's state. It
+// remembers some hundreds of events, and none of before its own start.
+func (j *job) history(ctx context.Context, c container.InspectResponse) (told, starved bool) {
 	ends := []string{"2", "3", "9", "15"}
 	if own, err := signalNumber(c.Config.StopSignal); err == nil {
 		ends = append(ends, strconv.Itoa(int(own)))
 	}
+	until := time.Now()
+	if c.State.ExitCode == killedCode && !c.State.OOMKilled {
+		until = until.Add(starvedPatience)
+	}
 	ctx, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
 	stream, failed := j.e.docker.Events(ctx, events.ListOptions{
-		Since: unixTime(parseTime(c.State.StartedAt)), Until: unixTime(time.Now()),
-		Filters: filters.NewArgs(filters.Arg("container", c.ID), filters.Arg("event", string(events.ActionKill))),
+		Since: unixTime(parseTime(c.State.StartedAt)), Until: unixTime(until),
+		Filters: filters.NewArgs(filters.Arg("container", c.ID), filters.Arg("event", string(events.ActionKill)), filters.Arg("event", string(events.ActionOOM))),
 	})
 	for {
 		select {
 		case event := <-stream:
-			if signal := event.Actor.Attributes["signal"]; slices.Contains(ends, signal) {
-				return true
-			}
+			starved = starved || event.Action == events.ActionOOM
+			told = told || slices.Contains(ends, event.Actor.Attributes["signal"])
 		case err := <-failed:
 			if err != nil && !errors.Is(err, io.EOF) {
 				j.e.log.Warn("events of a job were not read: whether it was told to stop is not known", "container", j.name, "err", err)
 			}
-			return false
+			return told, starved
 		}
 	}
 }

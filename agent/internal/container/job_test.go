@@ -71,9 +71,44 @@ func TestRunJob(t *testing.T) {
 	wantRuns(t, 2, runs)
 	_, err := h.RunJob(t.Context(), "run/migrate/1", spec)
 	wantFailure(t, err, agentv1.FailureReason_FAILURE_REASON_NAME_TAKEN, true, "run/migrate/2")
-	_, err = h.RunJob(t.Context(), "other/migrate/3", spec)
+	_, err = h.RunJob(t.Context(), "run/other/3", spec)
 	wantFailure(t, err, agentv1.FailureReason_FAILURE_REASON_NAME_TAKEN, true, "run/migrate/2")
 	wantRuns(t, 2, runs)
+
+	// What a run left that failed is not in the way of the next one; what is no job, or runs, is.
+	if _, err := h.RunJob(t.Context(), "later/migrate/1", spec); err != nil {
+		t.Errorf("a later run: %v", err)
+	}
+	wantRuns(t, 3, runs)
+	if err := h.Remove(t.Context(), "later/remove/1", spec.GetName(), true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Create(t.Context(), "later/create/1", spec); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Start(t.Context(), spec.GetName()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "exited", func() string { return list(t, h)[0].GetState() })
+	_, err = h.RunJob(t.Context(), "last/migrate/1", spec)
+	wantFailure(t, err, agentv1.FailureReason_FAILURE_REASON_NAME_TAKEN, true, "later/create/1")
+}
+
+func TestRunJobLeavesTheRunningJobOfAnotherRun(t *testing.T) {
+	h := newHost(t, container.Policy{})
+	spec, runs := newJob(t, h, "WORK=2s")
+	var g errgroup.Group
+	g.Go(func() error {
+		_, err := h.RunJob(t.Context(), "one/job/1", spec)
+		return err
+	})
+	eventually(t, "1", func() string { return strings.Repeat("1", runs()) })
+	_, err := h.RunJob(t.Context(), "two/job/1", spec)
+	wantFailure(t, err, agentv1.FailureReason_FAILURE_REASON_NAME_TAKEN, true, "one/job/1")
+	if err := g.Wait(); err != nil {
+		t.Errorf("got %v, want the job to end well", err)
+	}
+	wantRuns(t, 1, runs)
 }
 
 func TestRunJobFails(t *testing.T) {
@@ -148,7 +183,7 @@ func TestRunJobTimesOut(t *testing.T) {
 			if tt.env == "" {
 				spec.Env = spec.Env[:1]
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 			defer cancel()
 			_, err := h.RunJob(ctx, "run/job/1", spec)
 			f := wantFailure(t, err, timedOut, false, "was stopped")
@@ -200,7 +235,7 @@ func TestAgentIsKilledWhileAJobRuns(t *testing.T) {
 		{name: "it ends later", env: []string{"WORK=3s", "SAY=done"}, timeout: time.Minute},
 		{name: "it ends meanwhile", env: []string{"WORK=1s", "SAY=done"}, timeout: time.Minute, away: 1500 * time.Millisecond},
 		{name: "it fails meanwhile", env: []string{"WORK=1s", "EXIT_CODE=3"}, timeout: time.Minute, away: 1500 * time.Millisecond, reason: jobFailed},
-		{name: "its time passes meanwhile", env: []string{"WORK=1h"}, timeout: 2 * time.Second, away: 2 * time.Second, reason: timedOut},
+		{name: "its time passes meanwhile", env: []string{"WORK=1h"}, timeout: 6 * time.Second, away: 5 * time.Second, reason: timedOut},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHost(t, container.Policy{})

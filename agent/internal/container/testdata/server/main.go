@@ -90,7 +90,7 @@ func job() {
 	}
 	select {
 	case <-time.After(duration("WORK")):
-		fmt.Fprintln(os.Stderr, os.Getenv("SAY"))
+		fmt.Println(os.Getenv("SAY"))
 		os.Exit(number("EXIT_CODE"))
 	case <-term:
 		fmt.Println("job was told to stop")
