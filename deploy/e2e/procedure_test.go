@@ -240,6 +240,7 @@ func maintenance(t *testing.T, h *house, second *fleet.Muster) {
 	mark := h.Witness.Mark()
 	end, seen := h.window(t, second, "approve", "schema=2026-11")
 	end.want(t, 0)
+	t.Log(end.text)
 	if want := []int{200, 503, 200}; !slices.Equal(seen, want) {
 		t.Errorf("users saw %v, want %v", seen, want)
 	}

@@ -77,7 +77,8 @@ func lookUp(name string) *action {
 	return nil
 }
 
-func actionNames() []string {
+// Actions lists the names of all actions, in the order of the registry.
+func Actions() []string {
 	var all []string
 	for _, a := range actions() {
 		all = append(all, a.name)

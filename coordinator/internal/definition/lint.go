@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spheroseg/muster/coordinator/internal/runbook"
 	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 )
 
@@ -52,6 +53,9 @@ func (d *Document) lintHead() {
 	if !nameForm.MatchString(p.GetName()) {
 		d.err("name", codeMissing, "name is %q: take small letters, digits and dashes, at most 63, a letter first", p.GetName())
 	}
+	if builtIn(p.GetName()) {
+		d.err("name", codeValue, "%s is what Muster calls a procedure of its own: take another name", p.GetName())
+	}
 	if p.GetTitle() == "" || strings.Contains(p.GetTitle(), "\n") {
 		d.err("title", codeMissing, "title is missing, or has several lines: say in one line what the procedure does")
 	}
@@ -59,6 +63,16 @@ func (d *Document) lintHead() {
 		d.err("max_duration", codeMissing, "max_duration is missing: every run has a deadline, like 4h")
 	}
 	d.lintFailureAction("on_deadline", p.GetOnDeadline())
+}
+
+// builtIn says that a name is one of Muster's own procedures, by which runs are told apart.
+func builtIn(name string) bool {
+	for verb := range coordinatorv1.ServiceVerb_name {
+		if name == runbook.ServiceProcedure(coordinatorv1.ServiceVerb(verb)) {
+			return true
+		}
+	}
+	return slices.Contains([]string{"rolling-update", runbook.DrainProcedure, runbook.ScaleProcedure, runbook.TidyProcedure}, name)
 }
 
 func (d *Document) lintFailureAction(path string, action coordinatorv1.FailureAction) {

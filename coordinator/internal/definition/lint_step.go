@@ -139,7 +139,7 @@ func (d *Document) lintUse(path, use string, action *action, on, onPath string) 
 		if use == "" {
 			d.err(path, codeMissing, "%s names no action: give it with use", path)
 		} else {
-			d.err(path+".use", codeAction, "there is no action %q%s (there are %s)", use, didYouMean(use, actionNames()), strings.Join(actionNames(), ", "))
+			d.err(path+".use", codeAction, "there is no action %q%s (there are %s)", use, didYouMean(use, Actions()), strings.Join(Actions(), ", "))
 		}
 		return false
 	}

@@ -105,6 +105,7 @@ func TestLint(t *testing.T) {
 		{"duration without unit", "Y004", "max_duration: 4h", "max_duration: 14400", "unit", "max_duration: 14400s"},
 		{"enum", "Y004", "risk: destructive", "risk: destructiv", "did you mean destructive?", "risk: DESTRUCTIVE"},
 		{"bool", "Y004", "proxy: true", "proxy: yes", "true or false", ""},
+		{"name of a built-in", "Y004", "name: good", "name: restart", "another name", "name: restarts"},
 		{"null", "Y004", "owner:", "owner:", "", ""},
 		{"lock", "Y004", "locks: [stack/shop]", "locks: [stack/shop, 'a b']", "lock", "locks: [stack/shop, db/shop]"},
 		{"continue", "Y004", "max_duration: 4h", "max_duration: 4h\non_deadline: continue", "rollback or pause", "max_duration: 4h\non_deadline: pause"},

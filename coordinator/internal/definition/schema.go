@@ -49,7 +49,7 @@ func (g *schemas) object(m protoreflect.MessageDescriptor, hidden, needs []proto
 		object["required"] = needs
 	}
 	if use := m.Fields().ByName("use"); use != nil {
-		properties["use"] = map[string]any{"enum": actionNames()}
+		properties["use"] = map[string]any{"enum": Actions()}
 		object["allOf"] = g.arguments()
 	}
 	return object

@@ -182,7 +182,12 @@ func untilQuoted(text string) (plain, quoted, rest string) {
 // literal writes a value as CEL does.
 func (v value) literal() string {
 	switch v.kind {
-	case coordinatorv1.InputType_INPUT_TYPE_INT, coordinatorv1.InputType_INPUT_TYPE_BOOL:
+	case coordinatorv1.InputType_INPUT_TYPE_INT:
+		if n, err := strconv.ParseInt(v.text, 10, 64); err == nil && n < 0 { // one minus beside another is none.
+			return "(" + strconv.FormatInt(n, 10) + ")"
+		}
+		return strings.TrimPrefix(v.text, "+")
+	case coordinatorv1.InputType_INPUT_TYPE_BOOL:
 		return v.text
 	case coordinatorv1.InputType_INPUT_TYPE_DURATION:
 		d, err := time.ParseDuration(v.text)
