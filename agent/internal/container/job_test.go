@@ -387,11 +387,9 @@ func TestDaemonIsKilledWhileAJobStarts(t *testing.T) {
 	for i, after := range []time.Duration{40 * time.Millisecond, 160 * time.Millisecond} {
 		spec, runs := newJob(t, h, "SAY=done")
 		spec.Name += strconv.Itoa(i)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
 		var g errgroup.Group
 		g.Go(func() error {
-			_, err := h.RunJob(ctx, "run/job/1", spec)
+			_, err := h.RunJob(t.Context(), "run/job/1", spec)
 			return err
 		})
 		pause(after)

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,7 @@ const (
 	maxPage = 512 << 10
 	// retryAfter is what a page tells clients.
 	retryAfter = time.Minute
-	// tendLimit bounds one try of Run, so that calls get their turn while the proxy is away; tendPause is between tries.
+	// tendLimit bounds one try of Run, so that calls get their turn while the proxy is away. Tries that fail are tendPause apart, and later more.
 	tendLimit, tendPause = 30 * time.Second, 2 * time.Second
 	// lookAgain is how long Run trusts the clock: a host may sleep, and a clock may be set.
 	lookAgain = 30 * time.Second
@@ -131,17 +132,23 @@ func (c *Caddy) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var failed error
 	for _, r := range all.own() {
 		name := r.route.GetName()
 		if !c.pages.known(name) {
 			continue
 		}
+		// One route must not keep the page of another.
 		if r.edited {
-			return fail(true, "route %q of caddy at %s was edited by hand, and what it matches is not known: correct it, or remove it and update the service", name, c.admin)
+			failed = cmp.Or(failed, fail(true, "route %q of caddy at %s was edited by hand, and what it matches is not known: correct it, or remove it and update the service", name, c.admin))
+			continue
 		}
 		if _, err := c.change(ctx, r.route, nil, nil); err != nil {
-			return err
+			failed = cmp.Or(failed, err)
 		}
+	}
+	if failed != nil {
+		return failed
 	}
 	c.pages.settled()
 	if err := c.pages.save(); err != nil {
@@ -188,8 +195,19 @@ func (c *Caddy) wake() {
 // Run ends pages whose time is over, until ctx ends. It begins with what an agent before this one left: a page is shown again whose time
 // is not over, and ended whose time passed meanwhile.
 func (c *Caddy) Run(ctx context.Context) error {
+	failures := 0
 	for {
-		timer := time.NewTimer(c.tend(ctx))
+		pause, err := c.tend(ctx)
+		if err != nil {
+			pause = min(tendPause<<min(failures, 10), lookAgain)
+			failures++
+			if ctx.Err() == nil {
+				c.log.Warn("the proxy does not show what it shall, trying again", "in", pause, "err", err)
+			}
+		} else {
+			failures = 0
+		}
+		timer := time.NewTimer(pause)
 		select {
 		case <-c.due:
 		case <-timer.C:
@@ -203,12 +221,12 @@ func (c *Caddy) Run(ctx context.Context) error {
 }
 
 // tend does what is due, and returns when to look again.
-func (c *Caddy) tend(ctx context.Context) time.Duration {
+func (c *Caddy) tend(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, tendLimit)
 	defer cancel()
 	unlock, err := c.lock(ctx)
 	if err != nil {
-		return tendPause
+		return 0, err
 	}
 	defer unlock()
 	if ended := c.pages.expire(time.Now()); len(ended) > 0 {
@@ -220,14 +238,11 @@ func (c *Caddy) tend(ctx context.Context) time.Duration {
 	}
 	if c.pages.unsettled {
 		if err := c.settle(ctx); err != nil {
-			if ctx.Err() == nil {
-				c.log.Warn("the proxy does not show what it shall, trying again", "err", err)
-			}
-			return tendPause
+			return 0, err
 		}
 	}
 	if at, ok := c.pages.next(); ok {
-		return min(time.Until(at), lookAgain)
+		return min(time.Until(at), lookAgain), nil
 	}
-	return lookAgain
+	return lookAgain, nil
 }
