@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -58,7 +59,7 @@ two cannot coexist. Use it for an instance whose container is broken or gone. Wh
 		{
 			verb: coordinatorv1.ServiceVerb_SERVICE_VERB_STOP, ask: true, short: "Take instances out of the proxy and stop them; the containers stay",
 			long: `Stop takes instances out of the proxy, waits for their requests in flight, and stops them. Nothing starts them again but "start", "restart", or the
-next "stack apply", which puts in place what the files say. Until then "service ps" shows them as stopped.`,
+next release of the stack, by "stack apply" for example: it puts in place what the files say. Until then "service ps" shows them as stopped.`,
 			example: `  musterctl service stop shop/worker
   musterctl service stop shop/web --slot 3 --yes --reason "to look at its heap"`,
 		},
@@ -96,7 +97,7 @@ func (a *app) serviceVerbCommands() []*cobra.Command {
 
 func (a *app) serviceVerbCommand(v serviceVerb) *cobra.Command {
 	var c change
-	var slots []uint
+	var slots []int
 	var delay time.Duration
 	request := coordinatorv1.OperateServiceRequest{Verb: v.verb}
 	cmd := &cobra.Command{
@@ -112,7 +113,7 @@ func (a *app) serviceVerbCommand(v serviceVerb) *cobra.Command {
 				request.Delay = durationpb.New(delay)
 			}
 			for _, slot := range slots {
-				if slot == 0 || slot > 1<<31 {
+				if slot <= 0 || slot > math.MaxInt32 {
 					return output.Usage("--slot 2", "--slot %d is no instance: they are numbered from 1, as \"service ps\" shows them", slot)
 				}
 				request.Slots = append(request.Slots, uint32(slot))
@@ -121,7 +122,7 @@ func (a *app) serviceVerbCommand(v serviceVerb) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.UintSliceVar(&slots, "slot", nil, "only these instances, by their numbers; several are separated by commas")
+	f.IntSliceVar(&slots, "slot", nil, "only these instances, by their `numbers`; several are separated by commas")
 	_ = cmd.RegisterFlagCompletionFunc("slot", a.completeSlots)
 	if v.waves {
 		f.DurationVar(&delay, "delay", 0, "between waves (default: that of the service's update_config)")
