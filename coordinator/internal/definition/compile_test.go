@@ -435,3 +435,22 @@ func FuzzLiterals(f *testing.F) {
 		}
 	})
 }
+
+// TestTypedLiterals: an input is in an expression what it is, however it was written.
+func TestTypedLiterals(t *testing.T) {
+	text := strings.Replace(procedure(`  - id: look
+    for_each: "${inputs.names}"
+    on: first
+    use: probe.http
+    with: {url: "http://x/"}
+    verify: int(result.status)-inputs.n == 2 && inputs.on && result.latency < inputs.d && each in inputs.names
+    verify_for: 1m
+`), "inputs:\n", "inputs:\n  n: {type: int, default: 1}\n  d: {type: duration, default: 1s}\n", 1)
+	plan := newFleet(t).plan(text, map[string]string{"n": "-007", "d": "1m30s", "names": `a b,"`, "on": "true"})
+	want := `int(result.status)-(-7) == 2 && true && result.latency < duration("90s") && "\"" in ["a b", "\""]`
+	if got := step(t, plan, "look.2/h1").GetVerify().GetExpression(); got != want {
+		t.Errorf("expression %s, want %s", got, want)
+	}
+	// What cannot be in an id of a step is counted instead.
+	step(t, plan, "look.1/h1")
+}

@@ -183,10 +183,14 @@ func untilQuoted(text string) (plain, quoted, rest string) {
 func (v value) literal() string {
 	switch v.kind {
 	case coordinatorv1.InputType_INPUT_TYPE_INT:
-		if n, err := strconv.ParseInt(v.text, 10, 64); err == nil && n < 0 { // one minus beside another is none.
+		n, err := strconv.ParseInt(v.text, 10, 64)
+		if err != nil {
+			return "0" // not reached: the input was read as a number.
+		}
+		if n < 0 { // one minus beside another would be none.
 			return "(" + strconv.FormatInt(n, 10) + ")"
 		}
-		return strings.TrimPrefix(v.text, "+")
+		return strconv.FormatInt(n, 10)
 	case coordinatorv1.InputType_INPUT_TYPE_BOOL:
 		return v.text
 	case coordinatorv1.InputType_INPUT_TYPE_DURATION:
