@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -23,6 +24,8 @@ const (
 	defaultReplaceAfter = 5 * time.Minute
 	// settleTime is how long a host must be up before its old containers are removed: a run waits for a host that goes again.
 	settleTime = 3 * time.Second
+	// gatherTime is how long changes are gathered before the next look: a busy log must not be looked at entry by entry.
+	gatherTime = 250 * time.Millisecond
 	retryFirst = 10 * time.Second
 	retryMost  = 5 * time.Minute
 	planTime   = time.Minute
@@ -84,12 +87,25 @@ func (w *Warden) Lead(ctx context.Context) error {
 		case <-changed:
 		case <-timer.C:
 		}
+		timer.Reset(gatherTime)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
 	}
 }
 
 // look does what is due, and returns when the next thing will be; zero if nothing is in sight.
 func (r *round) look(ctx context.Context, now time.Time) time.Time {
 	view := r.options.State.View()
+	var down []*coordinatorv1.Host
+	for _, host := range view.Hosts() {
+		if host.GetState() == coordinatorv1.HostState_HOST_STATE_DOWN {
+			down = append(down, host)
+		}
+	}
+	maps.DeleteFunc(r.tried, func(_ string, tried *attempts) bool { return now.Sub(tried.next) > retryMost })
 	var next time.Time
 	for _, known := range view.Stacks() {
 		name := known.GetName()
@@ -103,7 +119,7 @@ func (r *round) look(ctx context.Context, now time.Time) time.Time {
 			}, &next)
 			continue // One run at a time: its lock is taken.
 		}
-		for _, host := range view.Hosts() {
+		for _, host := range down {
 			key := "replace/" + name + "/" + host.GetName()
 			if at := r.due(key, replaceDue(view, known, host)); r.at(now, at, &next) {
 				r.attempt(ctx, key, now, func(ctx context.Context) (*runbook.Proposal, string, error) {
@@ -157,12 +173,9 @@ func tidyDue(view *state.View, known *coordinatorv1.Stack) time.Time {
 	return soonest
 }
 
-// replaceDue is when the instances of a stack on a host are replaced without being asked for; zero for never, as things are. All services
+// replaceDue is when the instances of a stack on a host that is down are replaced without being asked for; zero for never. All services
 // with instances there must say so. Global services have no say: they have one instance on each host, and elsewhere is none.
 func replaceDue(view *state.View, known *coordinatorv1.Stack, host *coordinatorv1.Host) time.Time {
-	if host.GetState() != coordinatorv1.HostState_HOST_STATE_DOWN {
-		return time.Time{}
-	}
 	release := view.CurrentRelease(known.GetName())
 	services := map[string]*coordinatorv1.Service{}
 	for _, service := range release.GetServices() {
