@@ -146,10 +146,16 @@ type applied struct {
 // applying starts to apply a compose file.
 func (h *house) applying(t *testing.T, text string) *applied {
 	t.Helper()
+	return h.doing(t, func() outcome { return h.apply(t, text) })
+}
+
+// doing starts something that ends with an outcome.
+func (h *house) doing(t *testing.T, do func() outcome) *applied {
+	t.Helper()
 	a := &applied{done: make(chan struct{})}
 	go func() {
 		defer close(a.done)
-		a.outcome = h.apply(t, text)
+		a.outcome = do()
 	}()
 	t.Cleanup(func() { <-a.done })
 	return a

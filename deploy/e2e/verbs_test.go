@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -27,6 +28,8 @@ func TestVerbs(t *testing.T) {
 		do   func(*testing.T, *house)
 	}{
 		{"restart", restartUnderLoad},
+		{"restart while the leader dies", restartWithoutLeader},
+		{"restart while an agent dies", restartWithoutAgent},
 		{"recreate", recreateUnderLoad},
 		{"reload and signal", reloadUnderLoad},
 		{"stop and start one", stopOne},
@@ -97,6 +100,12 @@ func restartUnderLoad(t *testing.T, h *house) {
 	h.verb(t, "restart").want(t, 0)
 	unharmed(t, stop())
 	unharmed(t, kept())
+	h.restartedOnce(t, before, mark)
+}
+
+// restartedOnce checks that every container is the same, and was stopped and started exactly once since mark.
+func (h *house) restartedOnce(t *testing.T, before map[string]inspected, mark int) {
+	t.Helper()
 	h.settled(t, "v1")
 	after := h.containers(t)
 	for name, c := range before {
@@ -115,6 +124,46 @@ func restartUnderLoad(t *testing.T, h *house) {
 	}
 	if made := h.Witness.Names(mark, "create", prefix); len(made) > 0 {
 		t.Errorf("a restart created %v", made)
+	}
+}
+
+// interrupted restarts the service under load, does something once an instance was started again, and checks what became of it.
+func (h *house) interrupted(t *testing.T, do func()) {
+	t.Helper()
+	before, mark := h.containers(t), h.Witness.Mark()
+	stop := h.loaded(t, false)
+	a := h.doing(t, func() outcome { return h.verb(t, "restart") })
+	a.until(t, h, mark, "start", 1)
+	do()
+	a.wait().want(t, 0)
+	unharmed(t, stop())
+	h.restartedOnce(t, before, mark)
+}
+
+func restartWithoutLeader(t *testing.T, h *house) {
+	leader, err := h.Muster.Leader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.interrupted(t, func() {
+		if err := leader.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := errors.Join(leader.Restart(), h.Muster.Voters(t.Context(), 3), h.Muster.Reaches(t.Context(), leader)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func restartWithoutAgent(t *testing.T, h *house) {
+	agent := h.agent(t, "h2")
+	h.interrupted(t, func() {
+		if err := errors.Join(agent.Kill(), agent.Restart()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := h.Muster.HostsUp(t.Context(), len(h.Hosts)); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -246,6 +295,9 @@ func (h *house) sameContainers(t *testing.T, before map[string]inspected) {
 func stopAll(t *testing.T, h *house) {
 	before := h.containers(t)
 	h.verb(t, "stop").want(t, 0)
+	if o := h.ctl(t, "service", "list"); !strings.Contains(o.text, "0/6 (6 stopped)") {
+		t.Errorf("a stopped service is listed as\n%s", o.text)
+	}
 	if err := h.Engines[0].Kill(); err != nil {
 		t.Fatal(err)
 	}
