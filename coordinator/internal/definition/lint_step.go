@@ -111,6 +111,9 @@ func (l *stepLint) lintAction() {
 	if step.GetVerifyFor() != nil && step.GetVerify() == nil {
 		l.err(l.path+".verify_for", codeShape, "verify_for without verify: there is nothing to ask again")
 	}
+	if c := step.GetVerify(); c != nil && c.GetUse() == "" && step.GetVerifyFor() != nil && l.action != nil && l.action.changes() {
+		l.err(l.path+".verify_for", codeUse, "%s is not done again, so its answer stays what it is: leave verify_for out, or name an action without effect in verify.use", step.GetUse())
+	}
 	if r := step.GetRetry(); r != nil && r.GetAttempts() < 2 {
 		l.err(l.path+".retry", codeValue, "retry.attempts is %d: it counts the first one, so give 2 or more", r.GetAttempts())
 	}

@@ -129,6 +129,7 @@ func TestLint(t *testing.T) {
 		{"times of several steps", "A004", "use: service.restart", "use: service.restart\n    timeout: 1m", "remove timeout", "use: service.restart\n    with: {delay: 1m}"},
 		{"a question that changes", "A004", "done_if: {use: probe.http, with: {url: \"http://${target.port.8080}/\"}", "done_if: {use: container.stop", "must not", ""},
 		{"done_if of the action itself", "A004", "if_unknown: ask", "if_unknown: ask\n    done_if: 'true'", "before", ""},
+		{"an answer that stays what it is", "A004", "    if_unknown: probe\n", "    if_unknown: probe\n    verify: result.exit_code == 0\n    verify_for: 1m\n", "not done again", "    if_unknown: probe\n    verify: result.exit_code == 0\n"},
 		{"undeclared name", "C001", "verify: result.open", "verify: probe.open", "undeclared", "verify: result.open == true"},
 		{"field that the answer has not", "C001", "verify: result.open", "verify: result.opened", "did you mean open?", ""},
 		{"unknown input", "C001", `[npm, run, "${inputs.release}"]`, `[npm, run, "${inputs.releese}"]`, "did you mean release?", `[npm, run, "${inputs.tries}"]`},

@@ -55,6 +55,10 @@ func (c *compiler) finish(step *coordinatorv1.Step, def *coordinatorv1.Procedure
 	if step.Verify, err = c.check(def.GetVerify(), def.GetUse(), s, each); err != nil {
 		return err
 	}
+	if step.GetVerify() != nil && step.GetVerify().GetProbe() == nil && step.GetVerifyFor() != nil {
+		// The action itself is asked again: the linter has made sure that it has no effect.
+		step.Verify.Host, step.Verify.Probe = step.GetHost(), step.GetAction()
+	}
 	for i, undo := range def.GetUndo() {
 		back, err := c.undo(step.GetId(), i, undo, s)
 		if err != nil {
