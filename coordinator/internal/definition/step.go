@@ -55,9 +55,12 @@ func (c *compiler) finish(step *coordinatorv1.Step, def *coordinatorv1.Procedure
 	if step.Verify, err = c.check(def.GetVerify(), def.GetUse(), s, each); err != nil {
 		return err
 	}
-	if step.GetVerify() != nil && step.GetVerify().GetProbe() == nil && step.GetVerifyFor() != nil {
-		// The action itself is asked again: the linter has made sure that it has no effect.
-		step.Verify.Host, step.Verify.Probe = step.GetHost(), step.GetAction()
+	// The action itself is asked before, and asked again: the linter has made sure that it has no effect then.
+	if check := step.GetDoneIf(); check != nil && check.GetProbe() == nil {
+		check.Host, check.Probe = step.GetHost(), step.GetAction()
+	}
+	if check := step.GetVerify(); check != nil && check.GetProbe() == nil && step.GetVerifyFor() != nil {
+		check.Host, check.Probe = step.GetHost(), step.GetAction()
 	}
 	for i, undo := range def.GetUndo() {
 		back, err := c.undo(step.GetId(), i, undo, s)
