@@ -64,12 +64,12 @@ lint: $(tools)/buf $(tools)/golangci-lint ## Lints protos, their compatibility a
 	$(tools)/golangci-lint run ./...
 
 .PHONY: unit
-unit: $(tools)/report $(tools)/caddy $(tools)/registry # Runs the tests of every package, internal/archtest among them, with the race detector where there is a C compiler.
+unit: $(tools)/report $(tools)/caddy $(tools)/registry # Runs the tests of every package, internal/archtest among them, with the race detector where there is a C compiler; the simulated fleets also without it, which is when they play 50 seeds.
 	@$(setup) race || true
 	@$(setup) engine || true
 	@if $(setup) --have race; then export CGO_ENABLED=1; race=-race note=; else race= note='ran without -race: there is no C compiler'; fi; \
 	$(GO) -C internal/tools vet ./report; $(GO) -C internal/tools test ./report >/dev/null; \
-	$(GO) test $$race -json -timeout 10m ./... | $(tools)/report -name unit -note "$$note" -to $(reports)/1-unit.txt
+	{ $(GO) test $$race -json -timeout 10m ./...; $(GO) test -json -timeout 10m ./coordinator/internal/simulation; } | $(tools)/report -name unit -note "$$note" -to $(reports)/1-unit.txt
 
 ##@ Run
 

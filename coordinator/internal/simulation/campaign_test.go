@@ -160,10 +160,10 @@ func (s *sim) hurt(ctx context.Context, rng *rand.Rand, victim string, long time
 		rest(ctx, long)
 		s.wire.set(from, to, false)
 	}
-	what := rng.IntN(10)
+	what := rng.IntN(12)
 	s.note("%s: %s for %v", victim, [...]string{
 		"killed", "killed", "stopped", "cut off from the others", "not heard by the others", "does not hear the others", "cut off from the hosts",
-		"frozen", "clock jumps", "slow and lossy",
+		"frozen", "clock jumps", "slow and lossy", "hands over", "snapshots",
 	}[what], long)
 	switch what {
 	case 0, 1:
@@ -194,6 +194,14 @@ func (s *sim) hurt(ctx context.Context, rng *rand.Rand, victim string, long time
 		s.mu.Lock()
 		s.skew[victim] = time.Duration(rng.Int64N(int64(60 * time.Second))) // forwards, or back to where it should be
 		s.mu.Unlock()
+	case 10:
+		if n := s.node(victim); n != nil {
+			_ = n.cluster.HandOver(ctx, "") // Only a leader can, and only while the others answer.
+		}
+	case 11:
+		if n := s.node(victim); n != nil {
+			_ = n.cluster.Snapshot() // A coordinator that has nothing new makes none.
+		}
 	case 9:
 		s.wire.mu.Lock()
 		s.wire.losing, s.wire.doubling = 0.2, 0.3

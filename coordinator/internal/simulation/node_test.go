@@ -372,6 +372,8 @@ func (c peerConn) Invoke(ctx context.Context, method string, args, reply any, op
 			return n.peer.ReadIndex(ctx, r)
 		case *coordinatorv1.PeerStatusRequest:
 			return n.peer.PeerStatus(ctx, r)
+		case *coordinatorv1.HandOverRequest:
+			return n.peer.HandOver(ctx, r)
 		}
 		return nil, status.Errorf(codes.Unimplemented, "%s", method)
 	})

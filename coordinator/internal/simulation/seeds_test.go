@@ -1,15 +1,19 @@
 package simulation
 
 import (
+	"fmt"
 	"os"
+	"runtime"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
 const (
 	usualSeeds = 50
-	fewSeeds   = 10 // with the race detector, which makes everything ten times slower, and with -short
+	shortSeeds = 10 // with -short
+	raceSeeds  = 2  // with the race detector, which makes everything twenty times slower
 	seedLength = time.Minute
 )
 
@@ -31,8 +35,11 @@ func seeds(t *testing.T) (first, count uint64) {
 		return n
 	}
 	usual := uint64(usualSeeds)
-	if testing.Short() || raceDetector {
-		usual = fewSeeds
+	switch {
+	case raceDetector:
+		usual = raceSeeds
+	case testing.Short():
+		usual = shortSeeds
 	}
 	return number("MUSTER_SEED", 1), number("MUSTER_SEEDS", usual)
 }
@@ -40,14 +47,25 @@ func seeds(t *testing.T) (first, count uint64) {
 // TestSeeds plays campaigns of random work under random faults and holds what they leave to every checker.
 func TestSeeds(t *testing.T) {
 	first, count := seeds(t)
-	began, entries, facts, accesses := time.Now(), 0, 0, 0
-	for seed := first; seed < first+count; seed++ {
-		e := campaign{seed: seed, length: seedLength, temper: ordinary()}.run(t)
-		t.Logf("seed %d: %v so far, %v of simulated time", seed, time.Since(began).Round(time.Millisecond), e.took)
-		entries, facts, accesses = entries+len(e.log), facts+len(e.facts), accesses+len(e.accesses)
-		if found := e.violations(); len(found) > 0 {
-			t.Errorf("seed %d breaks what must hold (MUSTER_SEED=%d MUSTER_SEEDS=1 plays it again):\n%s", seed, seed, e.report(found))
+	began := time.Now()
+	var entries, facts, accesses, simulated atomic.Int64
+	t.Run("play", func(t *testing.T) {
+		for shard := range uint64(runtime.GOMAXPROCS(0)) {
+			t.Run(fmt.Sprintf("shard %d", shard), func(t *testing.T) {
+				t.Parallel()
+				for seed := first + shard; seed < first+count; seed += uint64(runtime.GOMAXPROCS(0)) {
+					e := campaign{seed: seed, length: seedLength, temper: ordinary()}.run(t)
+					entries.Add(int64(len(e.log)))
+					facts.Add(int64(len(e.facts)))
+					accesses.Add(int64(len(e.accesses)))
+					simulated.Add(int64(e.took))
+					if found := e.violations(); len(found) > 0 {
+						t.Errorf("seed %d breaks what must hold (MUSTER_SEED=%d MUSTER_SEEDS=1 plays it again):\n%s", seed, seed, e.report(found))
+					}
+				}
+			})
 		}
-	}
-	t.Logf("%d seeds, %d entries of the log, %d lines of the hosts' journals, %d reads and writes: %v", count, entries, facts, accesses, time.Since(began).Round(time.Millisecond))
+	})
+	t.Logf("%d seeds, %v simulated in %v: %d entries of the log, %d lines of the hosts' journals, %d reads and writes", count,
+		time.Duration(simulated.Load()), time.Since(began).Round(time.Second), entries.Load(), facts.Load(), accesses.Load())
 }
