@@ -214,7 +214,7 @@ func (p *placer) keep() error {
 		p.settle(in, r)
 		p.ports.add(p.req.Stack, in.assignment)
 	}
-	return nil
+	return p.checkGoing()
 }
 
 // replaceInPlace keeps the slots that get a new container on the host where they are, if it has room.

@@ -150,6 +150,22 @@ func (p *placer) stuckError() error {
 	return &StuckError{Stuck: p.stuck}
 }
 
+// checkGoing refuses to take away an instance on a host that is down, where nothing can be stopped.
+func (p *placer) checkGoing() error {
+	stays := map[*coordinatorv1.Assignment]bool{}
+	for _, in := range p.instances {
+		stays[in.current] = true
+	}
+	for _, a := range p.req.Current {
+		r := p.room(a.GetHost())
+		if r == nil || r.up() || stays[a] || p.drained(r) {
+			continue
+		}
+		return onDownHost(&instance{service: &coordinatorv1.Service{Name: a.GetService()}, slot: a.GetSlot()}, r)
+	}
+	return nil
+}
+
 // onDownHost refuses a release because an instance is on a host that is down.
 func onDownHost(in *instance, r *room) error {
 	advice := "bring the host back"

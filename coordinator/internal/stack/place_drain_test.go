@@ -149,3 +149,17 @@ func TestHostLostExtension(t *testing.T) {
 		}
 	}
 }
+
+func TestPlaceTakesNothingAwayFromAHostThatIsDown(t *testing.T) {
+	web := svc("web", 2)
+	req := stack.PlaceRequest{
+		Stack: "app", Release: 7, Hosts: []*coordinatorv1.Host{host("h1"), host("h2", down)}, Services: []*coordinatorv1.Service{svc("web", 1)}, Before: []*coordinatorv1.Service{web},
+		Current: []*coordinatorv1.Assignment{at("web", 1, "h1", 3), at("web", 2, "h2", 3)},
+	}
+	for _, services := range [][]*coordinatorv1.Service{req.Services, {svc("api", 1)}} {
+		req.Services = services
+		if _, err := stack.Place(req); rpcerr.Reason(err) != "HOST_DOWN" || !strings.Contains(err.Error(), "musterctl host drain h2 --lost") {
+			t.Errorf("error %v", err)
+		}
+	}
+}
