@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -113,7 +114,7 @@ func campaign(t *testing.T, r *rig, operations int, until time.Time) {
 	if done < operations {
 		t.Errorf("%d operations were performed, want %d", done, operations)
 	}
-	if found := append(duplicates, wrong...); len(found) > 0 {
+	if found := slices.Concat(duplicates, wrong); len(found) > 0 {
 		t.Error(strings.Join(found, "\n"))
 	}
 }
@@ -144,7 +145,7 @@ func (r *rig) disturbed(ctx context.Context, sc scenario, d *disturber) (*findin
 	if err == nil {
 		err = r.write(ctx)
 	}
-	if err = errors.Join(err, stop()); err != nil {
+	if err := errors.Join(err, stop()); err != nil {
 		return f, 0, err
 	}
 	if _, err := r.judge(ctx, sc, f, run, c, before, swapped); err != nil {

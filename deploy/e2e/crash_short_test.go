@@ -11,8 +11,8 @@ import (
 // shortCases of each scenario are played with every test run.
 const shortCases = 2
 
-// TestCrashPoints kills programs before and after writes that must survive: a few of the cases that `make crash` plays.
-func TestCrashPoints(t *testing.T) {
+// TestFewCrashPoints kills programs before and after writes that must survive: a few of the cases that `make crash` plays.
+func TestFewCrashPoints(t *testing.T) {
 	enumerated(t, []*rig{newRig(t, "crash")}, func(all []planned) []planned {
 		played := map[int]int{}
 		return slices.DeleteFunc(all, func(p planned) bool {
