@@ -49,7 +49,8 @@ const (
 // changed, so nobody could tell later which of the two its end belongs to. The container of a job of another run is replaced once it has ended:
 // a run that fails leaves its jobs behind as evidence, and the next one must not fail because of that.
 //
-// A job that has not ended by the deadline of ctx is stopped. When ctx is cancelled the job goes on.
+// A job that has not ended by the deadline of ctx is stopped. When ctx is cancelled the job goes on. A job of which nobody can tell whether it did
+// its work, because the engine died in the wrong moment, is INTERRUPTED.
 func (e *Engine) RunJob(ctx context.Context, operationID string, spec *agentv1.ContainerSpec) (*agentv1.RunJobResponse, error) {
 	name := spec.GetName()
 	if restart := spec.GetRestart().GetName(); restart != "" && restart != string(container.RestartPolicyDisabled) {
@@ -194,8 +195,7 @@ func (j *job) start(ctx context.Context) error {
 		if found, err = j.unstarted(ctx); err != nil || found == nil {
 			return err
 		}
-		return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_ENGINE, false,
-			"start job %q: docker engine went away while it started it, and does not know of a start: whether the job ran for a moment is not known", j.name)
+		return j.unknown("docker engine went away while it started it, and does not know of a start: whether it ran for a moment is not known")
 	}
 }
 
@@ -278,10 +278,14 @@ func (j *job) ended(ctx context.Context) error {
 	}
 }
 
+// unknown is for a job of which nobody can tell whether it did its work. What that means is the step's to say.
+func (j *job) unknown(why string) *rpcerr.OperationError {
+	return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_INTERRUPTED, false, "job %q of host %s: %s", j.name, j.e.name, why)
+}
+
 // lost is for a job whose container somebody removed.
 func (j *job) lost() error {
-	return rpcerr.Fail(agentv1.FailureReason_FAILURE_REASON_CONTAINER_NOT_FOUND, true,
-		"job %q was removed from host %s before it was seen to end: how it ended is not known", j.name, j.e.name)
+	return j.unknown("its container was removed before it was seen to end")
 }
 
 // overdue stops the job. One that has ended in the meantime did so in time.
@@ -327,7 +331,7 @@ func (j *job) result(ctx context.Context, c container.InspectResponse) (*agentv1
 	}
 	switch {
 	case parseTime(s.FinishedAt).IsZero(): // the engine invents an exit code for a container that was gone when it came back.
-		return nil, fail(false, "does not run any more, and docker engine does not know how it ended")
+		return nil, j.unknown("it does not run any more, and docker engine does not know how it ended").WithEvidence(output)
 	case told:
 		return nil, fail(false, "%s, because it was told to stop: by docker engine when that was started again, or by hand", stopped(c))
 	case s.ExitCode != 0 && j.away && !s.OOMKilled:

@@ -381,6 +381,24 @@ func TestLaterAttemptStopsAnEarlierOne(t *testing.T) {
 	wantRuns(t, 2, runs)
 }
 
+func TestJobThatIsRemoved(t *testing.T) {
+	h := newHost(t, container.Policy{})
+	spec, runs := newJob(t, h, "WORK=1h")
+	var g errgroup.Group
+	g.Go(func() error {
+		_, err := h.RunJob(t.Context(), "run/job/1", spec)
+		return err
+	})
+	eventually(t, "1", func() string { return strings.Repeat("1", runs()) })
+	if err := h.lab.docker.ContainerRemove(t.Context(), spec.GetName(), dockercontainer.RemoveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	// It is killed before it is removed: which of the two is seen is a matter of luck.
+	if f, ok := rpcerr.Failure(g.Wait()); !ok || f.GetPermanent() || !strings.Contains(f.GetMessage(), "removed") && !strings.Contains(f.GetMessage(), "told to stop") {
+		t.Errorf("got %v, want it told what was done to the job", f)
+	}
+}
+
 // TestDaemonIsKilledWhileAJobStarts: wherever the daemon was, an attempt runs its job once at most, and success is told only of one that ran.
 func TestDaemonIsKilledWhileAJobStarts(t *testing.T) {
 	h := newHost(t, container.Policy{})
@@ -396,8 +414,11 @@ func TestDaemonIsKilledWhileAJobStarts(t *testing.T) {
 		crash(t, h.lab, 300*time.Millisecond)
 		err := g.Wait()
 		t.Logf("killed after %s: %v; %d runs", after, err, runs())
-		if _, definite := rpcerr.Failure(err); err != nil && !definite {
-			t.Errorf("got %v, want an outcome", err)
+		if err != nil {
+			f := wantFailureReason(t, err, agentv1.FailureReason_FAILURE_REASON_INTERRUPTED)
+			if f.GetPermanent() {
+				t.Errorf("got %v, want it not permanent", f)
+			}
 		}
 		if n := runs(); n > 1 || err == nil && n != 1 {
 			t.Errorf("the job ran %d times (%v)", n, err)
