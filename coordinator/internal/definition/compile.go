@@ -20,6 +20,9 @@ import (
 const (
 	// maxSteps bounds a plan.
 	maxSteps = 2000
+	// maxFileSteps bounds the steps of one file, and maxElements those of one for_each: each is looked at, and its hosts are asked.
+	maxFileSteps = 200
+	maxElements  = 100
 	// askTime is what an action without effect may take beyond the time that it was given.
 	askTime = time.Minute
 	// longestDelay is where the engine stops multiplying the delay between attempts.
@@ -156,7 +159,7 @@ func (c *compiler) precondition(i int, condition *coordinatorv1.Condition) error
 		return err
 	}
 	step := &coordinatorv1.Step{
-		Id: id, Title: "check that " + condition.GetExpression(), Host: s.host, Action: action, Timeout: durationpb.New(timeOf(request)),
+		Id: id, Title: condition.GetUse() + " " + s.id + ": " + condition.GetExpression(), Host: s.host, Action: action, Timeout: durationpb.New(timeOf(request)),
 		Verify: &coordinatorv1.Check{Expression: condition.GetExpression()},
 	}
 	c.frontier = c.frontier.and(c.add(step, point{}))
@@ -253,6 +256,9 @@ func (c *compiler) elements(path string) ([]string, error) {
 	reader.list(c.document.nodes[path+".for_each"], step.ProtoReflect().Mutable(field).List(), field, path+".for_each", place{references: true})
 	if *failed != nil {
 		return nil, *failed
+	}
+	if n := len(step.GetForEach()); n > maxElements {
+		return nil, invalid("for_each has %d elements, more than %d", n, maxElements)
 	}
 	if len(step.GetForEach()) == 0 {
 		return nil, invalid("for_each has nothing to repeat for: give the input a value")

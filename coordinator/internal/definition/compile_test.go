@@ -375,6 +375,7 @@ func TestRefused(t *testing.T) {
 		{name: "unknown input", text: restart, inputs: map[string]string{"nams": "a"}, reason: coordinatorv1.ErrorReason_ERROR_REASON_INVALID, has: "did you mean names?"},
 		{name: "input of another type", text: restart, inputs: map[string]string{"on": "yes"}, reason: coordinatorv1.ErrorReason_ERROR_REASON_INVALID, has: "neither true nor false"},
 		{name: "nothing to repeat for", text: restart, inputs: map[string]string{"names": ""}, reason: coordinatorv1.ErrorReason_ERROR_REASON_INVALID, has: "nothing to repeat"},
+		{name: "too much to repeat for", text: restart, inputs: map[string]string{"names": strings.Repeat("a,", 101)}, reason: coordinatorv1.ErrorReason_ERROR_REASON_INVALID, has: "more than 100"},
 		{name: "no such service", text: restart, inputs: map[string]string{"names": "beckend"}, reason: coordinatorv1.ErrorReason_ERROR_REASON_SERVICE_NOT_FOUND, has: "backend"},
 		{name: "host down", text: restart, down: "h2", reason: coordinatorv1.ErrorReason_ERROR_REASON_HOST_DOWN, has: "h2"},
 		{name: "no host", text: strings.Replace(restart, "role: app}", "role: db}", 1) + "  - {id: x, on: app, use: probe.tcp, with: {address: 'a:1'}}\n",

@@ -26,10 +26,14 @@ func (d *Document) lint() {
 	d.lintInputs()
 	scope := placeholders(d.Procedure.GetInputs())
 	d.lintTargets(scope)
-	d.lintGuard(scope)
 	if len(d.Procedure.GetSteps()) == 0 {
 		d.err("steps", codeMissing, "the procedure has no steps")
 	}
+	if n := len(d.Procedure.GetSteps()) + len(d.Procedure.GetGuard().GetPreconditions()); n > maxFileSteps {
+		d.err("steps", codeShape, "the procedure has %d steps and preconditions, more than %d: split it", n, maxFileSteps)
+		return
+	}
+	d.lintGuard(scope)
 	seen := map[string]bool{}
 	var ids []string
 	for i := range d.Procedure.GetSteps() {

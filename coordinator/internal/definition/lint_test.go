@@ -1,6 +1,7 @@
 package definition_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -97,6 +98,7 @@ func TestLint(t *testing.T) {
 	}{
 		{"no YAML", "Y001", "api: procedure/v1", "api: [", "", "api: 'procedure/v1'"},
 		{"anchor", "Y001", "name: good", "name: &x good", "anchors", "name: 'good'"},
+		{"tag", "Y001", "name: good", "name: !!str good", "tags", ""},
 		{"two documents", "Y001", "api: procedure/v1\n", "api: procedure/v1\n---\n", "second document", "---\napi: procedure/v1\n"},
 		{"unknown field", "Y002", "max_duration: 4h", "max_durations: 4h", "did you mean max_duration?", "max_duration: 240m"},
 		{"unknown field of a step", "Y002", "timeout: 30s\n", "time_out: 30s\n", "did you mean timeout?", "timeout: 31s\n"},
@@ -117,6 +119,7 @@ func TestLint(t *testing.T) {
 		{"target of nothing", "Y005", "app: {labels: {role: app}}", "app: {}", "selects nothing", "app: {hosts: [h1, h2]}"},
 		{"no step id", "Y005", "{id: rest, wait: 10s}", "{wait: 10s}", "step id", "{id: rest, wait: 11s}"},
 		{"two acts", "Y006", "{id: rest, wait: 10s}", "{id: rest, wait: 10s, approve: {prompt: x}}", "one thing", ""},
+		{"too many steps", "Y006", "  - {id: rest, wait: 10s}\n", manySteps(200), "more than 200", manySteps(150)},
 		{"a wait with a target", "Y006", "{id: rest, wait: 10s}", "{id: rest, wait: 10s, on: web}", "no action", "{id: rest, wait: 10s, needs: [page]}"},
 		{"secret with a default", "Y006", "key: {type: secret}", "key: {type: secret, default: x}", "no default", "key: {type: secret, required: true}"},
 		{"verify_for alone", "Y006", "    verify: result.open\n", "", "nothing to ask again", ""},
@@ -188,6 +191,14 @@ func TestLint(t *testing.T) {
 			}
 		})
 	}
+}
+
+func manySteps(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "  - {id: rest%d, wait: 1s}\n", i)
+	}
+	return b.String()
 }
 
 // TestApprovalBeforeTheIrreversible stands alone: both approvals of the good procedure have to go.

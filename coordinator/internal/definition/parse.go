@@ -63,7 +63,7 @@ func (d *Document) yamlError(err error) {
 	d.found(place, codeYAML, "%s", strings.TrimSpace(text))
 }
 
-// plain refuses what hides from the reader what the file says: keys given twice, aliases, merged keys, keys that are no words.
+// plain refuses what hides from the reader what the file says: keys given twice, aliases, merged keys, keys that are no words, tags.
 func (d *Document) plain(n *yaml.Node, depth int, count *int) bool {
 	if *count++; *count > maxNodes || depth > maxDepth {
 		d.found(n, codeYAML, "the file holds more than %d values, or nests deeper than %d", maxNodes, maxDepth)
@@ -71,6 +71,10 @@ func (d *Document) plain(n *yaml.Node, depth int, count *int) bool {
 	}
 	if n.Kind == yaml.AliasNode || n.Anchor != "" {
 		d.found(n, codeYAML, "anchors and aliases are not taken: write the value where it belongs")
+		return false
+	}
+	if n.Style&yaml.TaggedStyle != 0 {
+		d.found(n, codeYAML, "tags like %s are not taken: what a value is, its field says", n.Tag)
 		return false
 	}
 	ok, seen := true, map[string]*yaml.Node{}
