@@ -170,7 +170,7 @@ func (p *Planner) findLost(ctx context.Context, c *candidate) error {
 		running := map[string]bool{}
 		for _, container := range response.GetContainers() {
 			name, there := container.GetName(), runs(container.GetState())
-			if container.GetStopped() && assigned[host][name] {
+			if container.GetStopped() && (assigned[host][name] || others[name]) {
 				there, c.stopped[name] = true, true
 			}
 			running[name] = there

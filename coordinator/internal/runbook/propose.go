@@ -295,7 +295,8 @@ func (c *candidate) replaced() map[string]bool {
 	return all
 }
 
-// settleStopped treats stopped containers that the new release has no use for like lost ones: nothing serves there, and they are removed.
+// settleStopped treats stopped containers that the new release has no use for like lost ones: nothing serves there, and they are removed. The others
+// are started by what puts a whole stack in place; to do something else to a stack leaves them as they are.
 func (c *candidate) settleStopped() {
 	kept := map[string]bool{}
 	for _, a := range c.release.GetAssignments() {
@@ -306,7 +307,13 @@ func (c *candidate) settleStopped() {
 			delete(c.stopped, name)
 			c.lost[name] = true
 			c.leftovers = append(c.leftovers, Leftover{Host: a.GetHost(), Container: name})
+			if c.drain != nil {
+				c.notes = append(c.notes, fmt.Sprintf("container %s is stopped: where its instance goes, it runs", name))
+			}
 		}
+	}
+	if c.procedure != "" {
+		clear(c.stopped)
 	}
 	sortLeftovers(c.leftovers)
 }
