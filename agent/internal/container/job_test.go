@@ -62,8 +62,8 @@ func TestRunJob(t *testing.T) {
 		}
 	}
 	wantRuns(t, 1, runs)
-	if all := list(t, h); len(all) != 1 || all[0].GetState() != "exited" || all[0].GetLabels()["muster.operation"] != "run/migrate/1" {
-		t.Errorf("got %v, want the container to stay with its label", all)
+	if all := list(t, h); len(all) != 1 || all[0].GetState() != "exited" || all[0].GetLabels()["muster.operation"] != "run/migrate/1" || all[0].GetStopped() {
+		t.Errorf("got %v, want the container to stay with its label, and not as one to be started", all)
 	}
 	if _, err := h.RunJob(t.Context(), "run/migrate/2", spec); err != nil {
 		t.Fatalf("a later attempt: %v", err)

@@ -66,8 +66,11 @@ func (e *Engine) List(ctx context.Context, req *agentv1.ListContainersRequest) (
 	return all, nil
 }
 
-// rests says that a container was stopped, or ended under no restart policy, and still has what it needs to be started.
+// rests says that a container was stopped, or ended under no restart policy, and still has what it needs to be started. A job that ended is done.
 func (e *Engine) rests(c container.InspectResponse) bool {
+	if c.Config != nil && c.Config.Labels[labelJob] != "" {
+		return false
+	}
 	return c.State != nil && c.State.Status == container.StateExited && c.HostConfig != nil && c.HostConfig.RestartPolicy.IsNone() && e.lostFiles(c.HostConfig.Mounts) == ""
 }
 
