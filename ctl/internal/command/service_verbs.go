@@ -59,7 +59,7 @@ two cannot coexist. Use it for an instance whose container is broken or gone. Wh
 		{
 			verb: coordinatorv1.ServiceVerb_SERVICE_VERB_STOP, ask: true, short: "Take instances out of the proxy and stop them; the containers stay",
 			long: `Stop takes instances out of the proxy, waits for their requests in flight, and stops them. Nothing starts them again but "start", "restart", or the
-next release of the stack, by "stack apply" for example: it puts in place what the files say. Until then "service ps" shows them as stopped.`,
+next "stack apply" or "stack rollback", which put in place what the files say. Until then "service ps" shows them as stopped.`,
 			example: `  musterctl service stop shop/worker
   musterctl service stop shop/web --slot 3 --yes --reason "to look at its heap"`,
 		},
