@@ -90,6 +90,7 @@ func (c *coordinator) run(ctx context.Context) error {
 		defer stopServing()
 		return c.cluster.Run(ctx)
 	})
+	group.Go(func() error { return keepMemory(serving) })
 	group.Go(func() error { return c.port.Run(serving) })
 	group.Go(func() error { return c.hosts.Serve(serving, c.port.Agents()) })
 	group.Go(func() error { return c.serveGRPC(serving) })

@@ -44,6 +44,7 @@ func benchmarks() []benchmark {
 	return []benchmark{
 		{"rolling-update", measureRollingUpdate},
 		{"raft-commit", measureRaftCommit},
+		{"agents-10k", measureAgents},
 	}
 }
 

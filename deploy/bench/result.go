@@ -19,6 +19,14 @@ func (s series) median() float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
+// slowest of the figures.
+func (s series) slowest() float64 {
+	if len(s) == 0 {
+		return 0
+	}
+	return slices.Max(s)
+}
+
 // report prints one RESULT line: ours against a peer's.
 func report(out io.Writer, name, metric, unit, peer string, ours, theirs series) {
 	ratio := "-"

@@ -61,9 +61,8 @@ type Hosts struct {
 	connected chan struct{}
 	// moved is closed and replaced when anything changed that Lead must look at.
 	moved chan struct{}
-	// coordinators as hosts are told, empty while unsure; relisted is closed and replaced when hosts must be told of others.
+	// coordinators as hosts are told, empty while unsure.
 	coordinators []string
-	relisted     chan struct{}
 }
 
 // view is what this coordinator knows of one host.
@@ -76,6 +75,8 @@ type view struct {
 	lastBeat time.Time
 	// inventory as sent over this connection; nil until the first message.
 	inventory *agentv1.Inventory
+	// agreed is the recorded inventory that says the same as inventory; nil until Lead has compared them.
+	agreed *agentv1.Inventory
 }
 
 // New returns Hosts without any connection.
@@ -102,7 +103,6 @@ func New(o Options) *Hosts {
 		views:     make(map[string]*view),
 		connected: make(chan struct{}),
 		moved:     make(chan struct{}),
-		relisted:  make(chan struct{}),
 	}
 }
 
@@ -148,7 +148,7 @@ func (h *Hosts) join(l *link) {
 		h.views[l.host] = v
 	}
 	old := v.link
-	v.link, v.lastBeat, v.inventory = l, time.Now(), nil
+	v.link, v.lastBeat, v.inventory, v.agreed = l, time.Now(), nil, nil
 	wake(&h.connected)
 	wake(&h.moved)
 	h.mu.Unlock()
@@ -168,7 +168,7 @@ func (h *Hosts) leave(l *link) {
 	if v == nil || v.link != l {
 		return
 	}
-	v.link, v.inventory, v.lostAt = nil, nil, time.Now()
+	v.link, v.inventory, v.agreed, v.lostAt = nil, nil, nil, time.Now()
 	wake(&h.moved)
 	h.logger.Info("host disconnected", "host", l.host, "remote", l.remote)
 }
@@ -184,7 +184,7 @@ func (h *Hosts) beat(l *link, inventory *agentv1.Inventory) {
 	wasSilent := time.Since(v.lastBeat) > h.opts.BeatTimeout
 	v.lastBeat = time.Now()
 	if inventory != nil {
-		v.inventory = inventory
+		v.inventory, v.agreed = inventory, nil
 	}
 	if inventory != nil || wasSilent {
 		wake(&h.moved)

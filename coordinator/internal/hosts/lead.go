@@ -68,11 +68,23 @@ func (h *Hosts) transitions(began time.Time) []*raftv1.HostUpdate {
 	now := time.Now()
 	var updates []*raftv1.HostUpdate
 	for _, name := range slices.Sorted(maps.Keys(states)) {
-		if u := h.opts.decide(now, began, states[name], h.seen(name)); u != nil {
+		seen := h.seen(name)
+		if u := h.opts.decide(now, began, states[name], seen); u != nil {
 			updates = append(updates, u)
+		} else if seen.inventory != nil && seen.agreed != states[name].GetInventory() {
+			h.agree(name, seen.inventory, states[name].GetInventory())
 		}
 	}
 	return updates
+}
+
+// agree remembers that nothing of what a host tells is news, until either side changes: a fleet is looked at every second.
+func (h *Hosts) agree(host string, seen, recorded *agentv1.Inventory) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if v := h.views[host]; v != nil && v.inventory == seen {
+		v.inventory, v.agreed = recorded, recorded // one copy is enough
+	}
 }
 
 func (h *Hosts) seen(host string) view {
@@ -96,7 +108,7 @@ func (o *Options) decide(now, began time.Time, host *coordinatorv1.Host, seen vi
 		if !seen.inventory.GetEngine().GetUp() {
 			update.State = coordinatorv1.HostState_HOST_STATE_ENGINE_DOWN
 		}
-		if !sameInventory(host.GetInventory(), seen.inventory) {
+		if known := host.GetInventory(); known == nil || known != seen.agreed && !sameInventory(known, seen.inventory) {
 			update.Inventory = seen.inventory
 		}
 	case host.GetState() == coordinatorv1.HostState_HOST_STATE_JOINED:

@@ -27,7 +27,7 @@ const (
 	watchRetry   = time.Second
 	pingAfter    = 10 * time.Second
 	pingTimeout  = 10 * time.Second
-	// Buffers are small because a coordinator holds a connection of every host.
+	// bufferBytes are shared by all connections for writing, because a coordinator has one of every host. Reading needs no buffer: TLS has one.
 	bufferBytes = 4 << 10
 )
 
@@ -41,6 +41,8 @@ type link struct {
 	cc     *grpc.ClientConn
 	// end closes the connection, soon.
 	end context.CancelFunc
+	// relist ends the watch, so that it is opened with the newest list of coordinators; nil before the first. The mutex of Hosts guards it.
+	relist context.CancelCauseFunc
 }
 
 // Serve accepts agents' connections, whose TLS handshake is done, until ctx ends or the listener is closed. It closes the listener, and
@@ -95,11 +97,7 @@ func (h *Hosts) serve(ctx context.Context, conn net.Conn) error {
 	l := &link{host: id.Name, remote: conn.RemoteAddr().String(), cc: cc, end: cancel}
 	h.join(l)
 	defer h.leave(l)
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	defer cancel()
-	watch.Go(func() { h.watch(ctx, l) })
-	cc.WaitForStateChange(ctx, connectivity.Ready)
+	h.watch(ctx, l) // in this goroutine, because there is one for every host
 	return nil
 }
 
@@ -136,8 +134,9 @@ func reverse(conn net.Conn, host string) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(grpcserver.Handshaked()),
 		grpc.WithIdleTimeout(0),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout, PermitWithoutStream: true}),
-		grpc.WithReadBufferSize(bufferBytes),
+		grpc.WithReadBufferSize(0),
 		grpc.WithWriteBufferSize(bufferBytes),
+		grpc.WithSharedWriteBuffer(true),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableHealthCheck(),
 	)
@@ -166,9 +165,9 @@ func waitReady(ctx context.Context, cc *grpc.ClientConn) error {
 	}
 }
 
-// watch follows the host's beats as long as the connection lives.
+// watch follows the host's beats until the connection or ctx ends.
 func (h *Hosts) watch(ctx context.Context, l *link) {
-	for {
+	for l.cc.GetState() == connectivity.Ready {
 		err := h.follow(ctx, l)
 		if ctx.Err() != nil {
 			return
@@ -181,12 +180,9 @@ func (h *Hosts) watch(ctx context.Context, l *link) {
 			level = slog.LevelDebug
 		}
 		h.logger.Log(ctx, level, "host does not tell how it is", "host", l.host, "err", err)
-		timer := time.NewTimer(watchRetry)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
+		retry, cancel := context.WithTimeout(ctx, watchRetry)
+		l.cc.WaitForStateChange(retry, connectivity.Ready)
+		cancel()
 	}
 }
 
@@ -194,19 +190,7 @@ func (h *Hosts) watch(ctx context.Context, l *link) {
 func (h *Hosts) follow(ctx context.Context, l *link) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	coordinators, relisted := h.listed()
-	ended := make(chan struct{})
-	var waiter sync.WaitGroup
-	defer waiter.Wait()
-	defer close(ended)
-	waiter.Go(func() {
-		select {
-		case <-relisted:
-			cancel(errRelisted)
-		case <-ended:
-		}
-	})
-	stream, err := agentv1.NewHostServiceClient(l.cc).WatchHost(ctx, &agentv1.WatchHostRequest{Coordinators: coordinators})
+	stream, err := agentv1.NewHostServiceClient(l.cc).WatchHost(ctx, &agentv1.WatchHostRequest{Coordinators: h.listed(l, cancel)})
 	for err == nil {
 		var resp *agentv1.WatchHostResponse
 		if resp, err = stream.Recv(); err == nil {

@@ -14,11 +14,12 @@ const (
 	mostListed = 16
 )
 
-// listed returns the coordinators that a host is told of, and a channel that is closed when it must be told of others.
-func (h *Hosts) listed() ([]string, <-chan struct{}) {
+// listed returns the coordinators that a host is told of; relist is called when it must be told of others.
+func (h *Hosts) listed(l *link, relist context.CancelCauseFunc) []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.coordinators, h.relisted
+	l.relist = relist
+	return h.coordinators
 }
 
 // keepListing follows who the coordinators are, until ctx ends.
@@ -44,7 +45,12 @@ func (h *Hosts) list(ctx context.Context) {
 		return
 	}
 	h.coordinators = now
-	if len(now) > 0 { // to be told of none is no news to a host
-		wake(&h.relisted)
+	if len(now) == 0 { // to be told of none is no news to a host
+		return
+	}
+	for _, v := range h.views {
+		if v.link != nil && v.link.relist != nil {
+			v.link.relist(errRelisted)
+		}
 	}
 }
