@@ -91,6 +91,8 @@ func TestCheckersFindPlantedBugs(t *testing.T) {
 		{"locks that are not taken", ordinary(), bugs{apply: inPlan(func(p *coordinatorv1.Plan) { p.Locks = nil })}, "one holder of a lock"},
 		{"nothing is undone", clumsy, bugs{apply: everyStep(func(s *coordinatorv1.Step) { s.Undo = nil })}, "taken back whole"},
 		{"steps that wait for nothing", ordinary(), bugs{apply: everyStep(func(s *coordinatorv1.Step) { s.After = nil })}, "steps in order"},
+		{"an update whose steps wait for nothing", ordinary(), bugs{apply: everyStep(func(s *coordinatorv1.Step) { s.After = nil })}, "the floor holds"},
+		{"an update of which nothing is undone", clumsy, bugs{apply: everyStep(func(s *coordinatorv1.Step) { s.Undo = nil })}, "the release runs"},
 		{"one approval instead of two", ordinary(), bugs{apply: everyStep(func(s *coordinatorv1.Step) {
 			if s.GetApproval() != nil {
 				s.Approval.Count = 1
@@ -109,7 +111,7 @@ func TestCheckersFindPlantedBugs(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			for seed := uint64(1); seed <= bugSeeds; seed++ {
-				e := campaign{seed: seed, length: 40 * time.Second, temper: tt.temper, bugs: tt.bugs}.run(t)
+				e := campaign{seed: seed, length: 40 * time.Second, temper: tt.temper, bugs: tt.bugs, patience: 3 * time.Minute}.run(t)
 				if found := e.judge(tt.want); len(found) > 0 {
 					t.Logf("seed %d: %s", seed, found[0])
 					return

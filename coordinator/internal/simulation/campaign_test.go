@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -11,13 +12,18 @@ import (
 	"time"
 )
 
+// ordinaryPatience is more than any run needs whose hosts answer: its slowest operations, tried as often as they may be, one after the other.
+const ordinaryPatience = 25 * time.Minute
+
 // campaign is one seed's worth of faults and work.
 type campaign struct {
 	seed   uint64
 	length time.Duration
 	temper temper
 	bugs   bugs
-	calm   bool // no faults: what is found is the planted bug's own doing
+	calm   bool // no faults
+	// patience is how long runs get to end when nothing hurts the fleet any more; 0 means ordinaryPatience.
+	patience time.Duration
 }
 
 // evidence is what is left of a campaign for the checkers.
@@ -72,7 +78,7 @@ func (p campaign) play(s *sim) *evidence {
 	s.note("everything is healed")
 	s.wire.heal()
 	e := &evidence{seed: p.seed, bugs: p.bugs, snapshots: map[string][]byte{}}
-	e.settled = c.settle(25 * time.Minute)
+	e.settled = c.settle(cmp.Or(p.patience, ordinaryPatience))
 	e.agreed = s.until("all coordinators agree on the index", time.Minute, func() bool {
 		var indexes []uint64
 		for _, name := range s.names {

@@ -34,6 +34,8 @@ func checkers() []checker {
 		{"budgets hold", budgetsHold},
 		{"asked before going on", askedBeforeGoingOn},
 		{"taken back whole", takenBackWhole},
+		{"the floor holds", floorHolds},
+		{"the release runs", theReleaseRuns},
 		{"terminal is terminal", terminalIsTerminal},
 		{"every run ends", everyRunEnds},
 		{"replicas agree", replicasAgree},

@@ -225,6 +225,10 @@ func (c *crowd) startRun(ctx context.Context, rng *rand.Rand) {
 	if n == nil || len(n.state.View().ActiveRuns()) >= maxActive {
 		return
 	}
+	if rng.IntN(2) == 0 {
+		c.rollOut(ctx, rng)
+		return
+	}
 	c.mu.Lock()
 	plan := c.planner.plan()
 	c.mu.Unlock()

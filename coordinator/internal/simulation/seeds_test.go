@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	coordinatorv1 "github.com/spheroseg/muster/proto/gen/muster/coordinator/v1"
 )
 
 const (
@@ -48,7 +50,7 @@ func seeds(t *testing.T) (first, count uint64) {
 func TestSeeds(t *testing.T) {
 	first, count := seeds(t)
 	began := time.Now()
-	var entries, facts, accesses, simulated atomic.Int64
+	var entries, facts, accesses, simulated, total, succeeded atomic.Int64
 	t.Run("play", func(t *testing.T) {
 		for shard := range uint64(runtime.GOMAXPROCS(0)) {
 			t.Run(fmt.Sprintf("shard %d", shard), func(t *testing.T) {
@@ -59,6 +61,11 @@ func TestSeeds(t *testing.T) {
 					facts.Add(int64(len(e.facts)))
 					accesses.Add(int64(len(e.accesses)))
 					simulated.Add(int64(e.took))
+					for end, n := range e.updates() {
+						if total.Add(int64(n)); end == coordinatorv1.RunState_RUN_STATE_SUCCEEDED {
+							succeeded.Add(int64(n))
+						}
+					}
 					if found := e.violations(); len(found) > 0 {
 						t.Errorf("seed %d breaks what must hold (MUSTER_SEED=%d MUSTER_SEEDS=1 plays it again):\n%s", seed, seed, e.report(found))
 					}
@@ -66,6 +73,6 @@ func TestSeeds(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d seeds, %v simulated in %v: %d entries of the log, %d lines of the hosts' journals, %d reads and writes", count,
-		time.Duration(simulated.Load()), time.Since(began).Round(time.Second), entries.Load(), facts.Load(), accesses.Load())
+	t.Logf("%d seeds, %v simulated in %v: %d entries of the log, %d lines of the hosts' journals, %d reads and writes, %d rolling updates of which %d succeeded", count,
+		time.Duration(simulated.Load()), time.Since(began).Round(time.Second), entries.Load(), facts.Load(), accesses.Load(), total.Load(), succeeded.Load())
 }
