@@ -199,21 +199,26 @@ func (h *house) ask(t *testing.T, path string) string {
 	for _, i := range list {
 		for _, m := range h.Hosts {
 			if i.Expected && m.Name == i.Host && len(i.Container.Ports) > 0 {
-				resp, err := http.Get("http://" + net.JoinHostPort(m.Address, strconv.Itoa(i.Container.Ports[0].HostPort)) + path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() { _ = resp.Body.Close() }()
-				body, err := io.ReadAll(resp.Body)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return string(body)
+				return fetch(t, "http://"+net.JoinHostPort(m.Address, strconv.Itoa(i.Container.Ports[0].HostPort))+path)
 			}
 		}
 	}
 	t.Fatalf("no instance of the backend: %+v", list)
 	return ""
+}
+
+func fetch(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
 }
 
 // whole checks that exactly the five instances are there, and run: no job is left.
