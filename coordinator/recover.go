@@ -12,6 +12,11 @@ import (
 	raftv1 "github.com/spheroseg/muster/proto/gen/muster/raft/v1"
 )
 
+// StaysDown says that an error of Run is none that another start could mend: somebody must look.
+func StaysDown(err error) bool {
+	return errors.Is(err, cluster.ErrRemoved) || errors.Is(err, cluster.ErrDamaged)
+}
+
 // OfflineOptions name a coordinator that does not run.
 type OfflineOptions struct {
 	// DataDir of the coordinator.

@@ -5,6 +5,7 @@ package e2e_test
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -87,18 +88,20 @@ func upgraded(t *testing.T, h *house) {
 			t.Fatal(err)
 		}
 	}
+	var follower *fleet.Coordinator
 	for _, c := range h.Muster.Coordinators {
 		if c != leader {
 			replace(c)
+			follower = c
 		}
 	}
-	h.ctl(t, "operator", "raft", "transfer").want(t, 0)
+	h.ctl(t, "operator", "raft", "transfer", follower.Name).want(t, 0)
 	next, err := h.Muster.Leader(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next.Name == leader.Name {
-		t.Errorf("%s still leads after the transfer", leader.Name)
+	if next != follower {
+		t.Errorf("%s leads after the transfer to %s", next.Name, follower.Name)
 	}
 	replace(leader)
 	for name, version := range h.versions(t) {
@@ -147,11 +150,33 @@ func replaced(t *testing.T, h *house) {
 	if versions := h.versions(t); len(versions) != 3 || versions[leaves.Name] != "" {
 		t.Errorf("the coordinators are %v", versions)
 	}
+	h.known(t, leaves.Endpoint())
 	// It would find its data directory of no use, too.
 	if err := leaves.Restart(); err != nil {
 		t.Fatal(err)
 	}
 	h.ends(t, leaves)
+}
+
+// known waits until every agent knows the coordinators that there are, and no other one, also after a restart.
+func (h *house) known(t *testing.T, gone string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), settleLimit)
+	defer cancel()
+	for _, a := range h.Muster.Agents {
+		file := filepath.Join(filepath.Dir(a.Log()), "data", "agent.yaml")
+		err := fleet.Poll(ctx, 100*time.Millisecond, a.Name+" to know the coordinators", func() (bool, error) {
+			raw, err := os.ReadFile(file)
+			all := err == nil && !strings.Contains(string(raw), gone)
+			for _, c := range h.Muster.Coordinators {
+				all = all && strings.Contains(string(raw), c.Endpoint())
+			}
+			return all, err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // ends waits until a coordinator that was removed has ended, and said why.

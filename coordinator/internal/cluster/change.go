@@ -28,8 +28,8 @@ const (
 // PEER_NOT_FOUND, and QUORUM if those that are left and work would not be a majority. A repeated call is PEER_NOT_FOUND.
 func (c *Cluster) RemoveMember(ctx context.Context, id string) error {
 	lost := false
-	return c.onLeader(ctx, func(ctx context.Context, r *raft.Raft) error {
-		return settle(c.removeHere(ctx, r, id), &lost)
+	return c.onLeader(ctx, func(r *raft.Raft) error {
+		return settle(c.removeHere(r, id), &lost)
 	}, func(ctx context.Context, peers coordinatorv1.PeerServiceClient) error {
 		_, err := peers.RemoveMember(ctx, &coordinatorv1.RemoveMemberRequest{Id: id})
 		return settle(err, &lost)
@@ -51,8 +51,8 @@ func settle(err error, lost *bool) error {
 // HandOver lets a member lead, through any member; an empty id lets raft choose the one that is furthest. It returns when the present leader
 // leads no longer. Its errors are statuses: PEER_NOT_FOUND, and QUORUM for one that cannot lead.
 func (c *Cluster) HandOver(ctx context.Context, id string) error {
-	return c.onLeader(ctx, func(ctx context.Context, r *raft.Raft) error {
-		return c.handOverHere(ctx, r, id)
+	return c.onLeader(ctx, func(r *raft.Raft) error {
+		return c.handOverHere(r, id)
 	}, func(ctx context.Context, peers coordinatorv1.PeerServiceClient) error {
 		_, err := peers.HandOver(ctx, &coordinatorv1.HandOverRequest{Id: id})
 		return err
@@ -60,7 +60,7 @@ func (c *Cluster) HandOver(ctx context.Context, id string) error {
 }
 
 // onLeader does something here if this member leads, and asks the leader otherwise.
-func (c *Cluster) onLeader(ctx context.Context, here func(context.Context, *raft.Raft) error, there func(context.Context, coordinatorv1.PeerServiceClient) error) error {
+func (c *Cluster) onLeader(ctx context.Context, here func(*raft.Raft) error, there func(context.Context, coordinatorv1.PeerServiceClient) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*proposeTimeout)
 	defer cancel()
 	return c.retry(ctx, func() error {
@@ -72,7 +72,7 @@ func (c *Cluster) onLeader(ctx context.Context, here func(context.Context, *raft
 		addr, leads := c.locate(r)
 		switch {
 		case leads:
-			return here(ctx, r)
+			return here(r)
 		case addr == "":
 			return ErrNoLeader
 		}
@@ -108,7 +108,7 @@ func noQuorum(format string, args ...any) error {
 }
 
 // removeHere is RemoveMember on the leader.
-func (c *Cluster) removeHere(ctx context.Context, r *raft.Raft, id string) error {
+func (c *Cluster) removeHere(r *raft.Raft, id string) error {
 	peers, err := c.Peers()
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func (c *Cluster) removeHere(ctx context.Context, r *raft.Raft, id string) error
 	}
 	if id == c.opts.ID {
 		// A leader that removes itself would leave the others to miss it first.
-		if err := c.handOverHere(ctx, r, ""); err != nil {
+		if err := c.handOverHere(r, ""); err != nil {
 			return err
 		}
 		return ErrNotLeader // ask the one that leads now
@@ -159,7 +159,7 @@ func removable(peers []Peer, id string) error {
 }
 
 // handOverHere is HandOver on the leader.
-func (c *Cluster) handOverHere(ctx context.Context, r *raft.Raft, id string) error {
+func (c *Cluster) handOverHere(r *raft.Raft, id string) error {
 	if id == c.opts.ID {
 		return nil
 	}
@@ -200,7 +200,7 @@ func (c *Cluster) handOverHere(ctx context.Context, r *raft.Raft, id string) err
 
 // Restore replaces the state of all members by a snapshot of the FSM, on the leader only (ErrNotLeader). snapshot gets the index that
 // the state will have, which is above every index until now, and returns the state. The members stay as they are, and the work of the leader begins
-// anew. It returns the index.
+// anew. It returns the index. ErrOutcomeUnknown means that leadership was lost before a majority had it: look, and repeat it.
 func (c *Cluster) Restore(ctx context.Context, snapshot func(index uint64) ([]byte, error)) (uint64, error) {
 	r, leave, ok := c.enter()
 	if !ok {
@@ -224,6 +224,9 @@ func (c *Cluster) Restore(ctx context.Context, snapshot func(index uint64) ([]by
 	if err := r.Restore(meta, bytes.NewReader(data), restoreTime); err != nil {
 		if errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrEnqueueTimeout) {
 			return 0, fmt.Errorf("%w: %w", ErrNotLeader, err)
+		}
+		if errors.Is(err, raft.ErrLeadershipLost) || errors.Is(err, raft.ErrRaftShutdown) {
+			return 0, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err) // this member has it; whether the others get it is theirs to say
 		}
 		return 0, fmt.Errorf("%w: %w", ErrRestore, err)
 	}

@@ -54,8 +54,8 @@ func (s *peerServer) ReadIndex(ctx context.Context, _ *coordinatorv1.ReadIndexRe
 }
 
 // RemoveMember takes a member out if this member leads.
-func (s *peerServer) RemoveMember(ctx context.Context, req *coordinatorv1.RemoveMemberRequest) (*coordinatorv1.RemoveMemberResponse, error) {
-	err := s.cluster.here(func(r *raft.Raft) error { return s.cluster.removeHere(ctx, r, req.GetId()) })
+func (s *peerServer) RemoveMember(_ context.Context, req *coordinatorv1.RemoveMemberRequest) (*coordinatorv1.RemoveMemberResponse, error) {
+	err := s.cluster.here(func(r *raft.Raft) error { return s.cluster.removeHere(r, req.GetId()) })
 	if err != nil {
 		return nil, err
 	}
@@ -63,8 +63,8 @@ func (s *peerServer) RemoveMember(ctx context.Context, req *coordinatorv1.Remove
 }
 
 // HandOver lets another member lead if this one does.
-func (s *peerServer) HandOver(ctx context.Context, req *coordinatorv1.HandOverRequest) (*coordinatorv1.HandOverResponse, error) {
-	err := s.cluster.here(func(r *raft.Raft) error { return s.cluster.handOverHere(ctx, r, req.GetId()) })
+func (s *peerServer) HandOver(_ context.Context, req *coordinatorv1.HandOverRequest) (*coordinatorv1.HandOverResponse, error) {
+	err := s.cluster.here(func(r *raft.Raft) error { return s.cluster.handOverHere(r, req.GetId()) })
 	if err != nil {
 		return nil, err
 	}

@@ -49,6 +49,7 @@ func (a *app) statusCommand() *cobra.Command {
 			}); err != nil {
 				return err
 			}
+			a.tellOfDead(answer.GetPeers())
 			if answer.GetHosts()["down"] > 0 {
 				a.tellLost(cmd.Context(), "")
 			}
