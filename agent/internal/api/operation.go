@@ -25,5 +25,10 @@ func (s *operationServer) CancelOperation(_ context.Context, req *agentv1.Cancel
 
 // ListOperations returns what the ledger holds.
 func (s *operationServer) ListOperations(_ context.Context, req *agentv1.ListOperationsRequest) (*agentv1.ListOperationsResponse, error) {
+	if epoch := req.GetEpoch(); epoch > 0 {
+		if err := s.ledger.Meet(epoch); err != nil {
+			return nil, s.wire(err)
+		}
+	}
 	return &agentv1.ListOperationsResponse{Operations: s.ledger.List(req.GetPrefix(), int(req.GetLimit()))}, nil
 }

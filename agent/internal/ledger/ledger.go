@@ -271,6 +271,17 @@ func (l *Ledger) Cancel(id string, epoch uint64) error {
 	return l.keepEpoch(epoch)
 }
 
+// Meet takes note of an engine: from here on the calls of those before it are refused.
+func (l *Ledger) Meet(epoch uint64) error {
+	l.mu.Lock()
+	err := l.admit(epoch)
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return l.keepEpoch(epoch)
+}
+
 // List returns the operations whose ids start with prefix, newest first. A limit of 0 means 100; it is at most 1000.
 func (l *Ledger) List(prefix string, limit int) []*agentv1.LedgerEntry {
 	if limit <= 0 {

@@ -227,6 +227,7 @@ func TestEpochsOnlyRise(t *testing.T) {
 			return err
 		},
 		"cancel": func(l *ledger.Ledger) error { return l.Cancel("old", 9) },
+		"look":   func(l *ledger.Ledger) error { return l.Meet(9) },
 	}
 	for name, raise := range raise {
 		t.Run(name, func(t *testing.T) {
@@ -249,6 +250,9 @@ func TestEpochsOnlyRise(t *testing.T) {
 				}
 				if err := l.Cancel("old", 8); !errors.Is(err, ledger.ErrStaleEpoch) {
 					t.Errorf("cancel: got %v, want ErrStaleEpoch", err)
+				}
+				if err := l.Meet(8); !errors.Is(err, ledger.ErrStaleEpoch) {
+					t.Errorf("look: got %v, want ErrStaleEpoch", err)
 				}
 				if _, err := l.Do(context.Background(), &agentv1.Operation{Id: "old", Epoch: 9}, method, idempotent, never(t)); err != nil {
 					t.Errorf("epoch 9: %v", err)

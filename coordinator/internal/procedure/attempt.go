@@ -137,12 +137,13 @@ func (a *attempt) doneBefore(ctx context.Context) (bool, *agentv1.OperationFailu
 	return done, nil, nil
 }
 
-// sent says whether the agent's ledger knows the operation.
+// sent says whether the agent's ledger knows the operation. The question carries the epoch: what a former engine still has under way is refused
+// from here on, so that its effect is never taken for something that was there before.
 func (a *attempt) sent(ctx context.Context) (bool, error) {
 	id := a.call.operation.GetId()
 	list := &call{
 		host: a.call.host, method: agentv1.OperationService_ListOperations_FullMethodName, operation: a.call.operation,
-		request: &agentv1.ListOperationsRequest{Prefix: id, Limit: 1000}, response: (&agentv1.ListOperationsResponse{}).ProtoReflect().Type(),
+		request: &agentv1.ListOperationsRequest{Prefix: id, Limit: 1000, Epoch: a.epoch}, response: (&agentv1.ListOperationsResponse{}).ProtoReflect().Type(),
 	}
 	response, err := a.ask(ctx, list, a.step)
 	if err != nil {

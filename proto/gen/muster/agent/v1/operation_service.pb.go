@@ -178,7 +178,9 @@ type ListOperationsRequest struct {
 	// prefix of the ids; empty means every operation.
 	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
 	// limit of the answer; default 100, at most 1000.
-	Limit         uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// epoch of the calling engine: what an engine before it has sent and is not in the answer will be refused. 0 for who only looks.
+	Epoch         uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +225,13 @@ func (x *ListOperationsRequest) GetPrefix() string {
 func (x *ListOperationsRequest) GetLimit() uint32 {
 	if x != nil {
 		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListOperationsRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
 	}
 	return 0
 }
@@ -381,10 +390,11 @@ const file_muster_agent_v1_operation_service_proto_rawDesc = "" +
 	"\x16CancelOperationRequest\x12!\n" +
 	"\foperation_id\x18\x01 \x01(\tR\voperationId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x19\n" +
-	"\x17CancelOperationResponse\"E\n" +
+	"\x17CancelOperationResponse\"[\n" +
 	"\x15ListOperationsRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\rR\x05limit\"V\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"V\n" +
 	"\x16ListOperationsResponse\x12<\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2\x1c.muster.agent.v1.LedgerEntryR\n" +
