@@ -27,6 +27,7 @@ func TestScaleAndDrain(t *testing.T) {
 		{"scale up and down", scaleUpAndDown},
 		{"drain and undrain", drainAndUndrain},
 		{"lost host", lostHost},
+		{"lost host replaced by policy", lostHostReplaced},
 	} {
 		if !t.Run(part.name, func(t *testing.T) {
 			defer h.explain(t)
@@ -129,6 +130,35 @@ func lostHost(t *testing.T, h *house) {
 	h.holds(t, replicas)
 	h.ctl(t, "host", "undrain", "h3").want(t, 0)
 	h.apply(t, h.shop("v2")).want(t, 0)
+	h.settled(t, "v2")
+}
+
+// lostHostReplaced cuts the second host off, and nobody types anything.
+func lostHostReplaced(t *testing.T, h *house) {
+	replace := strings.Replace(h.shop("v2"), "route: {port: 8080}", "route: {port: 8080}\n      on_host_lost: replace\n      replace_after: 2s", 1)
+	h.apply(t, replace).want(t, 0)
+	former := h.on(t, 1)
+	if len(former) == 0 {
+		t.Fatal("h2 has no instances to lose")
+	}
+	mark := h.Witness.Mark()
+	lost := h.Hosts[1]
+	if err := lost.Cut(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lost.Join(context.WithoutCancel(t.Context())) })
+	h.await(t, lostLimit, "the instances of h2 to run elsewhere", func(context.Context) bool {
+		runs, err := fleet.Items[struct{ State, Procedure, CreatedBy string }](t.Context(), h.Muster, "run", "list")
+		return err == nil && len(runs) > 0 && runs[0].Procedure == "drain" && runs[0].State == "RUN_STATE_SUCCEEDED" && strings.HasPrefix(runs[0].CreatedBy, "warden/")
+	})
+	unharmed(t, h.loadedFor(t, 2*time.Second))
+	if made := h.Witness.Names(mark, "create", prefix); len(made) != len(former) {
+		t.Errorf("%v were lost and %v created", former, made)
+	}
+	if err := lost.Join(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.await(t, lostLimit, "h2 to be rid of what it had", func(context.Context) bool { return len(h.on(t, 1)) == 0 })
 	h.settled(t, "v2")
 }
 

@@ -101,6 +101,29 @@ func TestDrainStopsWithTheFirstFailure(t *testing.T) {
 	}
 }
 
+// TestDrainStopsAtAPause: a drain that has passed its deadline asks, and musterctl does not wait for the answer.
+func TestDrainStopsAtAPause(t *testing.T) {
+	d := loggedIn(t, 1)
+	d.draining()
+	d.cluster.Nodes[0].OnWatch(func(q *coordinatorv1.WatchRunRequest, s watchStream) error {
+		run := &coordinatorv1.Run{Id: q.GetRunId(), Stack: "demo", State: coordinatorv1.RunState_RUN_STATE_PAUSED, Cause: "the run did not end within 10m0s", CreatedAt: ago(time.Second), Revision: 9}
+		if err := s.Send(&coordinatorv1.WatchRunResponse{Index: 9, Run: run}); err != nil {
+			return err
+		}
+		<-s.Context().Done()
+		return s.Context().Err()
+	})
+	r := d.run("host drain web-1 --yes --progress plain")
+	for _, want := range []string{"run/r-demo is paused: the run did not end within 10m0s", "musterctl run resume r-demo", "musterctl host drain web-1 goes on"} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("%q is not in\n%s", want, r.stderr)
+		}
+	}
+	if r.code != 6 {
+		t.Errorf("exit code %d", r.code)
+	}
+}
+
 func TestDrainDetached(t *testing.T) {
 	d := loggedIn(t, 1)
 	d.draining()

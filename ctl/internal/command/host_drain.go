@@ -179,7 +179,7 @@ func (a *app) drainStacks(ctx context.Context, d *draining, hash string) error {
 			a.note("stack %s still has instances on %s: look at run/%s, then drain again", last, name, run.GetId())
 		}
 		last = run.GetStack()
-		if err := a.started(ctx, run, d.change); err != nil {
+		if err := a.drainStarted(ctx, run, d); err != nil {
 			a.note("host %s stays cordoned; musterctl host drain %s goes on, musterctl host undrain %s lets instances come again", name, name, name)
 			return err
 		}
@@ -191,6 +191,17 @@ func (a *app) drainStacks(ctx context.Context, d *draining, hash string) error {
 		}
 		hash, d.requestID = "", ""
 	}
+}
+
+// drainStarted follows the run of one stack. One that stops and asks ends the drain, too.
+func (a *app) drainStarted(ctx context.Context, run *coordinatorv1.Run, d *draining) error {
+	if d.detach {
+		return a.started(ctx, run, d.change)
+	}
+	if a.chatty() {
+		a.note("run/%s started", run.GetId())
+	}
+	return a.follow(ctx, followed{run: run, known: true, pausedEnds: true})
 }
 
 // drained says that a host has no instances left.

@@ -139,6 +139,8 @@ type followed struct {
 	data bool
 	// cancelled says that the end that is wanted is CANCELLED.
 	cancelled bool
+	// pausedEnds ends the following of a run that is paused.
+	pausedEnds bool
 }
 
 // follow follows a run to its end, says what happened, and returns the exit code as an error.
@@ -160,7 +162,7 @@ func (a *app) follow(ctx context.Context, f followed) error {
 	for {
 		err := follow.Run(limit, follow.Options{
 			Runs: coordinatorv1.NewRunServiceClient(a.client), Client: a.client, View: a.progressView(f.data),
-			Interrupts: interrupts, Known: f.known,
+			Interrupts: interrupts, Known: f.known, PausedEnds: f.pausedEnds,
 		}, state)
 		switch {
 		case err == nil:
@@ -173,6 +175,11 @@ func (a *app) follow(ctx context.Context, f followed) error {
 				return err
 			}
 			f.known = true
+		case errors.Is(err, follow.ErrPaused):
+			a.note("run/%s is paused: %s", f.id, state.Run.GetCause())
+			a.note("  musterctl run resume %s   goes on", f.id)
+			a.note("  musterctl run cancel %s   takes it back", f.id)
+			return output.Exit{Code: output.CodeDetached}
 		case errors.Is(err, context.DeadlineExceeded):
 			a.note("run/%s goes on after %s; %s", f.id, a.timeout, howTo(f.id))
 			return output.Exit{Code: output.CodeDetached}

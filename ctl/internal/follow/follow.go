@@ -47,12 +47,17 @@ type Options struct {
 	Interrupts <-chan os.Signal
 	// Known says that the run exists for sure: a coordinator that does not know it yet is behind.
 	Known bool
+	// PausedEnds ends the following of a run that is paused: whoever started it is asked, and does not wait.
+	PausedEnds bool
 	// Patience with a run that no coordinator shows; 0 means two minutes.
 	Patience time.Duration
 }
 
 // ErrDetached is returned when an interrupt ended the following.
 var ErrDetached = errors.New("follow: detached")
+
+// ErrPaused is returned when the run is paused, if that ends the following.
+var ErrPaused = errors.New("follow: paused")
 
 // Run follows a run from s on until it ends, needs a human, or an interrupt or ctx ends the following. State s is kept up to
 // date, so that another Run can resume with it.
@@ -93,6 +98,9 @@ func show(o Options, s *State, answers <-chan *coordinatorv1.WatchRunResponse, n
 			o.View.Update(s, answer)
 			if s.Settled() {
 				return nil
+			}
+			if o.PausedEnds && s.Run.GetState() == coordinatorv1.RunState_RUN_STATE_PAUSED {
+				return ErrPaused
 			}
 		case line := <-notices:
 			o.View.Notice(line)
