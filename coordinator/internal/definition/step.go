@@ -42,7 +42,7 @@ func (c *compiler) plain(path, id string, s *site, each *value) (*coordinatorv1.
 // finish gives a step its times, its checks and the way back.
 func (c *compiler) finish(step *coordinatorv1.Step, def *coordinatorv1.ProcedureStep, request proto.Message, s *site, each *value) error {
 	if step.Timeout = def.GetTimeout(); step.Timeout == nil {
-		step.Timeout = durationpb.New(timeOf(request))
+		step.Timeout = durationpb.New(timeOf(request) + def.GetVerifyFor().AsDuration())
 	}
 	if retry := def.GetRetry(); retry != nil {
 		step.MaxAttempts, step.RetryDelay, step.RetryBackoff = retry.GetAttempts(), retry.GetDelay(), retry.GetBackoff()
