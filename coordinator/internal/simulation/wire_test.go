@@ -43,13 +43,6 @@ func newWire(rng *rand.Rand) *wire {
 	}
 }
 
-// chance is true with a probability.
-func (w *wire) chance(p float64) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.rng.Float64() < p
-}
-
 // set changes directions all at once: "*" means everybody.
 func (w *wire) set(from, to []string, cut bool) {
 	w.mu.Lock()
@@ -293,7 +286,7 @@ func (l *lane) write(p []byte) (int, error) {
 func (l *lane) read(p []byte) (int, error) {
 	for {
 		cut, _, wired := l.wire.look(l.from, l.to)
-		n, err, wait, wake := l.take(p, cut)
+		n, wait, wake, err := l.take(p, cut)
 		if n > 0 || err != nil {
 			return n, err
 		}
@@ -317,24 +310,24 @@ func (l *lane) read(p []byte) (int, error) {
 }
 
 // take returns what has arrived, or how long to wait at most for something to happen by itself; 0 for ever.
-func (l *lane) take(p []byte, cut bool) (n int, err error, wait time.Duration, wake <-chan struct{}) { //nolint:revive // The error belongs to n.
+func (l *lane) take(p []byte, cut bool) (n int, wait time.Duration, wake <-chan struct{}, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
 	switch {
 	case l.left:
-		return 0, net.ErrClosed, 0, nil
+		return 0, 0, nil, net.ErrClosed
 	case !l.deadline.IsZero() && !now.Before(l.deadline):
-		return 0, os.ErrDeadlineExceeded, 0, nil
+		return 0, 0, nil, os.ErrDeadlineExceeded
 	case !cut && len(l.chunks) > 0 && !now.Before(l.chunks[0].at):
 		first := &l.chunks[0]
 		n = copy(p, first.data)
 		if first.data = first.data[n:]; len(first.data) == 0 {
 			l.chunks = l.chunks[1:]
 		}
-		return n, nil, 0, nil
+		return n, 0, nil, nil
 	case !cut && l.ended && len(l.chunks) == 0:
-		return 0, io.EOF, 0, nil
+		return 0, 0, nil, io.EOF
 	}
 	if !l.deadline.IsZero() {
 		wait = l.deadline.Sub(now)
@@ -344,5 +337,5 @@ func (l *lane) take(p []byte, cut bool) (n int, err error, wait time.Duration, w
 			wait = due
 		}
 	}
-	return 0, nil, wait, l.wake
+	return 0, wait, l.wake, nil
 }
