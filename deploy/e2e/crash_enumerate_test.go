@@ -74,6 +74,12 @@ type enumeration struct {
 // countingRuns plays every scenario without a kill.
 func countingRuns(t *testing.T, r *rig, all []scenario) []*reference {
 	t.Helper()
+	// In the same order on every rig, so that placement decides the same.
+	for _, prepare := range []func(context.Context, *rig) error{scaledTo(rigCopies), movable, maintainable} {
+		if err := prepare(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var refs []*reference
 	for _, sc := range all {
 		f, ref, err := r.play(t.Context(), sc, &crash{}, nil)

@@ -174,7 +174,7 @@ func composeMoving() string {
 services:
   store: {image: "nine-app:v1"}
   front: {image: "nine-app:v1", depends_on: [store]}
-  side: {image: "nine-app:v1", depends_on: [store]}
+  side: {image: "nine-app:v1", depends_on: [front]}
 `
 }
 
