@@ -182,7 +182,7 @@ func (h *host) serve(ctx context.Context, method string, effect accessv1.Effect,
 		return response, nil
 	}
 	if list, ok := request.(*agentv1.ListOperationsRequest); ok {
-		return h.list(list.GetPrefix())
+		return h.list(list.GetPrefix(), list.GetEpoch())
 	}
 	op, running, err := h.claim(method, effect, request, response)
 	if err != nil {
@@ -206,13 +206,17 @@ func (h *host) serve(ctx context.Context, method string, effect accessv1.Effect,
 	return op.response, nil
 }
 
-// list says which operations the ledger knows.
-func (h *host) list(prefix string) (proto.Message, error) {
+// list says which operations the ledger knows. An engine that asks makes the host deaf to those before it.
+func (h *host) list(prefix string, epoch uint64) (proto.Message, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.up {
 		return nil, status.Error(codes.Unavailable, "the agent does not run")
 	}
+	if epoch > 0 && epoch < h.epoch && !h.temper.indulgent {
+		return nil, status.Errorf(codes.FailedPrecondition, "epoch %d is old, the highest seen is %d", epoch, h.epoch)
+	}
+	h.epoch = max(h.epoch, epoch)
 	answer := &agentv1.ListOperationsResponse{}
 	for id := range h.ledger {
 		if strings.HasPrefix(id, prefix) {
