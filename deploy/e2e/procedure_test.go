@@ -68,6 +68,7 @@ func TestProcedures(t *testing.T) {
 		{"the same again", maintenanceAgain},
 		{"migration fails", maintenanceFails},
 		{"rejected", maintenanceRejected},
+		{"a file", procedureOfFile},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			defer h.explain(t)
@@ -320,5 +321,59 @@ func maintenanceRejected(t *testing.T, h *house, second *fleet.Muster) {
 	}
 	if lock := h.ctl(t, "procedure", "plan", "maintenance", "-i", "schema=x"); lock.code != 0 {
 		t.Error(fmt.Errorf("the run that was rejected left something in the way: %s", lock.text))
+	}
+}
+
+// bounce is a procedure that is not stored: it stops and starts the frontend in waves, by the agents' own actions, and ends with a probe that fails if
+// it is asked to.
+const bounce = `api: procedure/v1
+name: bounce
+title: Stop and start the frontend
+max_duration: 1h
+inputs:
+  open: {type: bool, default: true}
+targets:
+  frontend: {stack: spheroseg, service: frontend}
+  edge: {labels: {zone: a}}
+guard: {risk: disruptive, locks: [stack/spheroseg]}
+steps:
+  - id: stop
+    on: frontend
+    use: container.stop
+    timeout: 30s
+    rollout: {waves: [1]}
+    verify: {use: container.inspect, expression: result.state == "exited"}
+    verify_for: 10s
+    undo: [{use: container.start, timeout: 1m}, {use: container.await_ready, timeout: 1m}]
+  - {id: start, on: frontend, use: container.start, timeout: 1m}
+  - {id: ready, on: frontend, use: container.await_ready}
+  - {id: rest, wait: 1s}
+  - id: probe
+    on: edge
+    use: probe.tcp
+    with: {address: "${target.address}:8088"}
+    verify: result.open == inputs.open
+    verify_for: 2s
+`
+
+func procedureOfFile(t *testing.T, h *house, _ *fleet.Muster) {
+	file := filepath.Join(t.TempDir(), "bounce.yaml")
+	if err := os.WriteFile(file, []byte(bounce), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []struct {
+		open string
+		code int
+	}{{"true", 0}, {"false", 1}} {
+		mark := h.Witness.Mark()
+		end := h.ctl(t, "procedure", "run", file, "-i", "open="+part.open, "--yes", "--progress", "plain")
+		end.want(t, part.code)
+		if part.code == 1 && !strings.Contains(end.text, "not verified") {
+			t.Errorf("the run does not say what did not hold:\n%s", end.text)
+		}
+		if stopped := h.Witness.Names(mark, "die", "spheroseg."); len(stopped) != 2 || !strings.HasPrefix(stopped[0], "spheroseg.frontend.1.") {
+			t.Errorf("stopped: %v, want both of the frontend", stopped)
+		}
+		h.whole(t)
 	}
 }
