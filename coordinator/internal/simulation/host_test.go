@@ -406,6 +406,9 @@ func (c hostConn) Invoke(ctx context.Context, method string, args, reply any, _ 
 		return status.Errorf(codes.Internal, "%s takes no messages", method)
 	}
 	request, method = proto.Clone(request), strings.TrimPrefix(method, "/")
+	if c.wire.gate != nil {
+		c.wire.gate(c.from, method)
+	}
 	effect, blank := effectOf(method), proto.Clone(response)
 	serve := func(ctx context.Context) (proto.Message, error) {
 		return c.host.serve(ctx, method, effect, request, blank)

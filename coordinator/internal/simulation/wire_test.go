@@ -23,8 +23,9 @@ const (
 
 // wire connects coordinators and hosts by their names. A direction that is cut holds its messages, as TCP does: they arrive late or not at all.
 type wire struct {
-	work sync.WaitGroup // everything that carries a message
-	done chan struct{}  // closed at the end: nothing passes any more
+	work sync.WaitGroup            // everything that carries a message
+	done chan struct{}             // closed at the end: nothing passes any more
+	gate func(from, method string) // is asked before every call to a host, by who calls; nil for nobody
 
 	mu        sync.Mutex
 	rng       *rand.Rand
