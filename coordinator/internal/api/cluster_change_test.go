@@ -103,13 +103,19 @@ func TestSnapshotIsSavedAndRestored(t *testing.T) {
 			t.Errorf("a file that is %s changed something", what)
 		}
 	}
+	checkRestored(t, w, file, info.Index, active.GetId())
+}
+
+// checkRestored restores a file that was saved at an index while a run was active, and looks at what came back and what stayed.
+func checkRestored(t *testing.T, w *world, file []byte, savedAt uint64, active string) {
+	t.Helper()
 	before := w.state.Index()
 	answer, err := w.restore("test", file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	view := w.state.View()
-	if answer.GetSavedIndex() != info.Index || answer.GetIndex() <= before || view.Index() < answer.GetIndex() || view.Meta().GetEpoch() != w.epoch {
+	if answer.GetSavedIndex() != savedAt || answer.GetIndex() <= before || view.Index() < answer.GetIndex() || view.Meta().GetEpoch() != w.epoch {
 		t.Errorf("restored %d at %d, the state is at %d in epoch %d; it was at %d in epoch %d", answer.GetSavedIndex(), answer.GetIndex(), view.Index(), view.Meta().GetEpoch(),
 			before, w.epoch)
 	}
@@ -120,11 +126,11 @@ func TestSnapshotIsSavedAndRestored(t *testing.T) {
 	if view.Host("h2") == nil || view.Identity("spiffe://agent.test.muster/h2") == nil || !view.Identity("spiffe://agent.test.muster/h1").GetEvicted() {
 		t.Error("who joined since is gone, or who was evicted is back")
 	}
-	if run := view.Run(active.GetId()); len(answer.GetWaitingRuns()) != 1 || answer.GetWaitingRuns()[0] != active.GetId() || run.GetState() != coordinatorv1.RunState_RUN_STATE_PAUSED {
+	if run := view.Run(active); len(answer.GetWaitingRuns()) != 1 || answer.GetWaitingRuns()[0] != active || run.GetState() != coordinatorv1.RunState_RUN_STATE_PAUSED {
 		t.Errorf("the run that was active is %s; told of as waiting: %v", run.GetState(), answer.GetWaitingRuns())
 	}
 	// It can be cancelled, and life goes on.
-	if _, err := coordinatorv1.NewRunServiceClient(w.conn).CancelRun(t.Context(), &coordinatorv1.CancelRunRequest{RunId: active.GetId(), RequestId: "c"}); err != nil {
+	if _, err := coordinatorv1.NewRunServiceClient(w.conn).CancelRun(t.Context(), &coordinatorv1.CancelRunRequest{RunId: active, RequestId: "c"}); err != nil {
 		t.Errorf("cancel the run that waits: %v", err)
 	}
 	w.secret("after", "one")

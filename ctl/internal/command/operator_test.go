@@ -74,22 +74,43 @@ func sealed(t *testing.T) (file, sum []byte) {
 	return b.Bytes(), sum
 }
 
+// sending sends a file line by line, and a sum.
+func sending(file, sum []byte) func(grpc.ServerStreamingServer[coordinatorv1.SaveSnapshotResponse]) error {
+	return func(s grpc.ServerStreamingServer[coordinatorv1.SaveSnapshotResponse]) error {
+		for part := range bytes.Lines(file) {
+			if err := s.Send(&coordinatorv1.SaveSnapshotResponse{Data: part}); err != nil {
+				return err
+			}
+		}
+		return s.Send(&coordinatorv1.SaveSnapshotResponse{Sha256: sum})
+	}
+}
+
+// restorer is a coordinator that restores: it keeps what it is sent.
+type restorer struct {
+	file    []byte
+	cluster string
+}
+
+func (r *restorer) take(s grpc.ClientStreamingServer[coordinatorv1.RestoreSnapshotRequest, coordinatorv1.RestoreSnapshotResponse]) error {
+	for {
+		q, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			return s.SendAndClose(&coordinatorv1.RestoreSnapshotResponse{SavedIndex: 7, Index: 99, Counts: map[string]uint64{"stack": 1}, WaitingRuns: []string{"r-3"}})
+		}
+		if err != nil {
+			return err
+		}
+		r.cluster += q.GetClusterName()
+		r.file = append(r.file, q.GetData()...)
+	}
+}
+
 func TestSnapshotSaveInspectRestore(t *testing.T) {
 	d := loggedIn(t, 2)
 	follower, leader := d.cluster.Nodes[0], d.cluster.Nodes[1]
 	file, sum := sealed(t)
-	save := func(last []byte, cut int) func(grpc.ServerStreamingServer[coordinatorv1.SaveSnapshotResponse]) error {
-		return func(s grpc.ServerStreamingServer[coordinatorv1.SaveSnapshotResponse]) error {
-			for part := range bytes.Lines(file[:len(file)-cut]) {
-				if err := s.Send(&coordinatorv1.SaveSnapshotResponse{Data: part}); err != nil {
-					return err
-				}
-			}
-			return s.Send(&coordinatorv1.SaveSnapshotResponse{Sha256: last})
-		}
-	}
-	var got []byte
-	var name string
+	restored := restorer{}
 	notLeader := rpcerr.New(codes.FailedPrecondition, coordinatorv1.ErrorReason_ERROR_REASON_NOT_LEADER, "only the leader restores")
 	noLeader := rpcerr.New(codes.Unavailable, coordinatorv1.ErrorReason_ERROR_REASON_NO_LEADER, "no leader")
 	follower.OnSnapshots(coordinatortest.Snapshots{
@@ -99,21 +120,8 @@ func TestSnapshotSaveInspectRestore(t *testing.T) {
 		},
 	})
 	leader.OnSnapshots(coordinatortest.Snapshots{
-		Save: save(sum, 0),
-		Restore: func(s grpc.ClientStreamingServer[coordinatorv1.RestoreSnapshotRequest, coordinatorv1.RestoreSnapshotResponse]) error {
-			got = nil
-			for {
-				q, err := s.Recv()
-				if errors.Is(err, io.EOF) {
-					return s.SendAndClose(&coordinatorv1.RestoreSnapshotResponse{SavedIndex: 7, Index: 99, Counts: map[string]uint64{"stack": 1}, WaitingRuns: []string{"r-3"}})
-				}
-				if err != nil {
-					return err
-				}
-				name += q.GetClusterName()
-				got = append(got, q.GetData()...)
-			}
-		},
+		Save:    sending(file, sum),
+		Restore: restored.take,
 	})
 	r := d.run("operator snapshot save a.snapshot")
 	if r.code != 0 || !strings.Contains(r.stdout, "index    7, term 2") || !strings.Contains(r.stdout, "host 3, stack 1") {
@@ -139,13 +147,18 @@ func TestSnapshotSaveInspectRestore(t *testing.T) {
 		t.Errorf("restore without a name, and nobody to ask: exit code %d: %s", r.code, r.stderr)
 	}
 	r = d.run("operator snapshot restore a.snapshot --cluster demo --reason why")
-	if r.code != 0 || !bytes.Equal(got, file) || name != "demo" || !strings.Contains(r.stdout, "is back at index 7: stack 1") || !strings.Contains(r.stdout, "musterctl run show r-3") {
-		t.Errorf("restore: exit code %d, %d of %d bytes, cluster %q: %s%s", r.code, len(got), len(file), name, r.stdout, r.stderr)
+	if r.code != 0 || !bytes.Equal(restored.file, file) || restored.cluster != "demo" || !strings.Contains(r.stdout, "is back at index 7: stack 1") || !strings.Contains(r.stdout, "musterctl run show r-3") {
+		t.Errorf("restore: exit code %d, %d of %d bytes, cluster %q: %s%s", r.code, len(restored.file), len(file), restored.cluster, r.stdout, r.stderr)
 	}
 
-	// What does not arrive whole is no file.
+}
+
+func TestSnapshotThatDoesNotArriveWholeIsNoFile(t *testing.T) {
+	d := loggedIn(t, 1)
+	leader := d.cluster.Nodes[0]
+	file, sum := sealed(t)
 	for what, broken := range map[string]func(grpc.ServerStreamingServer[coordinatorv1.SaveSnapshotResponse]) error{
-		"cut": save(sum, 10), "of another sum": save(bytes.Repeat([]byte{1}, 32), 0),
+		"cut": sending(file[:len(file)-10], sum), "of another sum": sending(file, bytes.Repeat([]byte{1}, 32)),
 		"broken off": func(grpc.ServerStreamingServer[coordinatorv1.SaveSnapshotResponse]) error { return io.ErrUnexpectedEOF },
 	} {
 		leader.OnSnapshots(coordinatortest.Snapshots{Save: broken})
