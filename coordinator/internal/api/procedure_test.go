@@ -53,7 +53,15 @@ func TestProcedures(t *testing.T) {
 	if err != nil || !strings.HasSuffix(string(got.GetProcedure().GetSource()), "# more\n") {
 		t.Errorf("get: %v, %v", got, err)
 	}
+}
 
+func TestStartProcedure(t *testing.T) {
+	w := newWorld(t)
+	procedures := coordinatorv1.NewProcedureServiceClient(w.conn)
+	ctx := t.Context()
+	if _, err := procedures.PutProcedure(ctx, &coordinatorv1.PutProcedureRequest{Source: []byte(question), RequestId: "put"}); err != nil {
+		t.Fatal(err)
+	}
 	inputs := map[string]string{"what": "Now"}
 	plan, err := procedures.StartProcedure(ctx, &coordinatorv1.StartProcedureRequest{Name: "question", Inputs: inputs, DryRun: true})
 	if err != nil || plan.GetRun() != nil || plan.GetPlan().GetSteps()[0].GetApproval().GetPrompt() != "Now?" {
