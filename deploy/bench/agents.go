@@ -82,7 +82,10 @@ func newAgents(ctx context.Context, f *fleet.Fleet, notes io.Writer) (*agents, e
 	return a, err
 }
 
-func (a *agents) close() error { return errors.Join(a.sim.close(), a.operator.Close()) }
+func (a *agents) close() error {
+	a.sim.disconnect()
+	return a.operator.Close()
+}
 
 // restart starts the coordinator anew, so that what the joins left in its memory is not counted.
 func (a *agents) restart(ctx context.Context) error {

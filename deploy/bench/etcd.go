@@ -241,15 +241,19 @@ func etcdCertificates(dir string) (*tls.Config, error) {
 }
 
 // freePorts returns addresses on loopback that were free a moment ago.
-func freePorts(n int) ([]string, error) {
-	var addresses []string
+func freePorts(n int) (addresses []string, err error) {
+	var open []net.Listener // all stay open until the last is found
+	defer func() {
+		for _, l := range open {
+			err = errors.Join(err, l.Close())
+		}
+	}()
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		defer func() { _ = l.Close() }() // all stay open until the last is found
-		addresses = append(addresses, l.Addr().String())
+		open, addresses = append(open, l), append(addresses, l.Addr().String())
 	}
 	return addresses, nil
 }

@@ -51,6 +51,7 @@ type simulator struct {
 	server   *grpc.Server
 	conns    *connListener
 	served   sync.WaitGroup
+	stop     context.CancelFunc
 	// asked counts the answers to ListContainers.
 	asked atomic.Uint64
 }
@@ -119,11 +120,11 @@ func (s *simulator) dialFrom(source int, token identity.Token) (*grpc.ClientConn
 		}))
 }
 
-// connect opens the connections of the first n agents.
+// connect starts the first n agents, and returns when each has connected once.
 func (s *simulator) connect(ctx context.Context, n int) error {
 	s.conns = &connListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	s.server = grpc.NewServer(
-		grpc.Creds(grpcserver.Handshaked()), grpc.ReadBufferSize(simBuffer), grpc.WriteBufferSize(simBuffer), grpc.SharedWriteBuffer(true),
+		grpc.Creds(grpcserver.Handshaked()), grpc.ReadBufferSize(simBuffer), grpc.WriteBufferSize(simBuffer),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTime}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: beatEvery, PermitWithoutStream: true}),
 	)
@@ -131,29 +132,74 @@ func (s *simulator) connect(ctx context.Context, n int) error {
 	agentv1.RegisterContainerServiceServer(s.server, s)
 	server, conns := s.server, s.conns
 	s.served.Go(func() { _ = server.Serve(conns) }) // ends with Stop
+	living, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	turns := make(chan struct{}, atATime)
+	first := make(chan struct{}, n)
+	for _, agent := range s.agents[:n] {
+		s.served.Go(func() { s.live(living, agent, conns, turns, first) })
+	}
 	ctx, cancel := context.WithTimeout(ctx, agentsLimit)
 	defer cancel()
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(atATime)
-	for _, agent := range s.agents[:n] {
-		group.Go(func() error {
-			conn, err := s.dial(ctx, agent)
-			if err != nil {
-				return err
-			}
-			return conns.give(ctx, conn)
-		})
+	for i := range n {
+		select {
+		case <-first:
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d are connected: %w", i, n, ctx.Err())
+		}
 	}
-	return group.Wait()
+	return nil
+}
+
+// live keeps an agent connected until ctx ends, and tells first when it is for the first time. Only so many connect at a time.
+func (s *simulator) live(ctx context.Context, agent *identity.Credentials, conns *connListener, turns, first chan struct{}) {
+	for ctx.Err() == nil {
+		select {
+		case turns <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		conn, err := s.dial(ctx, agent)
+		<-turns
+		if err != nil {
+			return // ctx has ended
+		}
+		held := &heldConn{Conn: conn, ended: make(chan struct{})}
+		if conns.give(ctx, held) != nil {
+			return
+		}
+		select {
+		case first <- struct{}{}:
+		default: // connected anew
+		}
+		select {
+		case <-held.ended:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// heldConn tells when the server closes it.
+type heldConn struct {
+	*tls.Conn
+
+	ended chan struct{}
+	once  sync.Once
+}
+
+// Close closes the connection.
+func (c *heldConn) Close() error {
+	c.once.Do(func() { close(c.ended) })
+	return c.Conn.Close()
 }
 
 // dial tries until it is let in, as agents do: a coordinator with too many handshakes at a time sends some away.
-func (s *simulator) dial(ctx context.Context, agent *identity.Credentials) (net.Conn, error) {
+func (s *simulator) dial(ctx context.Context, agent *identity.Credentials) (*tls.Conn, error) {
 	dialer := tls.Dialer{Config: mtls.Client(agent, accessv1.Role_ROLE_COORDINATOR, mtls.ALPNAgent)}
 	for retry := firstRetry; ; retry = min(2*retry, lastRetry) {
 		conn, err := dialer.DialContext(ctx, "tcp", s.endpoint)
-		if err == nil {
-			return conn, nil
+		if secure, ok := conn.(*tls.Conn); ok && err == nil {
+			return secure, nil
 		}
 		if perr := pause(ctx, rand.N(retry)); perr != nil {
 			return nil, errors.Join(err, perr)
@@ -164,12 +210,11 @@ func (s *simulator) dial(ctx context.Context, agent *identity.Credentials) (net.
 // disconnect ends all connections.
 func (s *simulator) disconnect() {
 	if s.server != nil {
+		s.stop()
 		s.server.Stop()
 	}
 	s.served.Wait()
 }
-
-func (s *simulator) close() error { s.disconnect(); return nil }
 
 // WatchHost tells the inventory, and then beats.
 func (s *simulator) WatchHost(_ *agentv1.WatchHostRequest, stream grpc.ServerStreamingServer[agentv1.WatchHostResponse]) error {

@@ -27,7 +27,7 @@ const (
 	watchRetry   = time.Second
 	pingAfter    = 10 * time.Second
 	pingTimeout  = 10 * time.Second
-	// bufferBytes are shared by all connections for writing, because a coordinator has one of every host. Reading needs no buffer: TLS has one.
+	// bufferBytes of a write are taken from a pool, because a coordinator has a connection of every host. Reading needs no buffer: TLS has one.
 	bufferBytes = 4 << 10
 )
 
@@ -136,7 +136,6 @@ func reverse(conn net.Conn, host string) (*grpc.ClientConn, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithReadBufferSize(0),
 		grpc.WithWriteBufferSize(bufferBytes),
-		grpc.WithSharedWriteBuffer(true),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableHealthCheck(),
 	)

@@ -179,8 +179,7 @@ func (a *attempt) verified(ctx context.Context, response proto.Message) (*agentv
 	until := time.Now().Add(a.def.GetVerifyFor().AsDuration())
 	check := a.def.GetVerify()
 	for {
-		var holds bool
-		var err error
+		holds, err := false, error(nil)
 		if check.GetProbe() == nil {
 			holds, err = a.verify.Eval(response)
 		} else {
