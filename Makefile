@@ -93,12 +93,12 @@ demo: build $(tools)/caddy ## Shows a fleet on this machine: updates without a f
 .PHONY: crash
 crash: $(tools)/report $(beside) ## Kills programs before and after every write, at random and in simulated time, for up to CRASHTIME (60m).
 	@$(setup) engine
-	@rm -f $(reports)/3-crash-counts.txt
+	@mkdir -p $(reports) && rm -f $(reports)/3-crash-counts.txt
 	@minutes='$(CRASHTIME)'; minutes=$${minutes%m}; until=$$(($$(date +%s) + 60 * minutes)); \
 	{ MUSTER_SEEDS=$$((1000 * minutes / 60 + 1)) $(GO) test -json -count=1 -timeout $(CRASHTIME) ./coordinator/internal/simulation; \
 	  CRASH_UNTIL=$$until CRASH_REPORT=$(CURDIR)/$(reports)/3-crash-counts.txt $(GO) test -tags crash -json -count=1 -run Crash -timeout $(CRASHTIME) ./deploy/e2e; \
 	} | $(tools)/report -name crash -each -to $(reports)/3-crash.txt && status=0 || status=$$?; \
-	echo; cat $(reports)/3-crash-counts.txt; exit $$status
+	echo; cat $(reports)/3-crash-counts.txt || true; exit $$status
 
 .PHONY: bench
 bench: $(beside) ## Measures Muster against its peers; BENCHFLAGS='-only raft-commit -runs 3' for a part.

@@ -22,6 +22,7 @@ type disturber struct {
 	leaderKills, otherKills, agentKills  int
 	engineKills                          int
 	leaderPauses, otherPauses, hostPause int
+	refused                              int // starts, because a host did not answer
 }
 
 // disturb goes on until ctx ends.
@@ -74,9 +75,27 @@ func (d *disturber) one(ctx context.Context, m *member, leads bool) error {
 	return m.signal(syscall.SIGCONT)
 }
 
+// patiently starts again what was refused because a host or its engine is being killed at this moment: a definite answer, after which nothing has begun.
+func (d *disturber) patiently(start func(context.Context, *rig) (*coordinatorv1.Run, error)) func(context.Context, *rig) (*coordinatorv1.Run, error) {
+	return func(ctx context.Context, r *rig) (*coordinatorv1.Run, error) {
+		for {
+			run, err := start(ctx, r)
+			if err == nil || !strings.Contains(err.Error(), "does not answer") || !pass(ctx, 100*time.Millisecond) {
+				return run, err
+			}
+			d.refused++
+		}
+	}
+}
+
 // rest waits for a random time, and says whether ctx goes on.
 func (d *disturber) rest(ctx context.Context, least, most time.Duration) bool {
-	timer := time.NewTimer(least + time.Duration(d.random.Int64N(int64(most-least))))
+	return pass(ctx, least+time.Duration(d.random.Int64N(int64(most-least))))
+}
+
+// pass lets time pass, and says whether ctx goes on.
+func pass(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -108,9 +127,9 @@ func campaign(t *testing.T, r *rig, operations int, until time.Time) {
 		wrong = append(wrong, f.all()...)
 	}
 	counted(t, "%d operations in %d runs in %s (real coordinators and agents, engines without containers); killed: %d leaders, %d followers, %d agents, %d engines; "+
-		"paused: %d leaders, %d followers, %d agents; duplicates %d, wrong outcomes %d",
+		"paused: %d leaders, %d followers, %d agents; starts refused for it and repeated: %d; duplicates %d, wrong outcomes %d",
 		done, runs, time.Since(began).Round(time.Second), d.leaderKills, d.otherKills, d.agentKills, d.engineKills, d.leaderPauses, d.otherPauses, d.hostPause,
-		len(duplicates), len(wrong))
+		d.refused, len(duplicates), len(wrong))
 	if done < operations {
 		t.Errorf("%d operations were performed, want %d", done, operations)
 	}
@@ -136,6 +155,7 @@ func (r *rig) disturbed(ctx context.Context, sc scenario, d *disturber) (*findin
 	trouble := make(chan error, 1)
 	go func() { trouble <- d.disturb(disturbing, r) }()
 	c := &crash{}
+	sc.start = d.patiently(sc.start)
 	f, run, err := r.follow(ctx, sc, c, nil)
 	calm()
 	err = errors.Join(err, <-trouble)

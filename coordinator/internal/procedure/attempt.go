@@ -179,7 +179,8 @@ func (a *attempt) verified(ctx context.Context, response proto.Message) (*agentv
 	until := time.Now().Add(a.def.GetVerifyFor().AsDuration())
 	check := a.def.GetVerify()
 	for {
-		holds, err := false, error(nil)
+		var holds bool
+		var err error
 		if check.GetProbe() == nil {
 			holds, err = a.verify.Eval(response)
 		} else {

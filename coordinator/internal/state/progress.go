@@ -182,7 +182,7 @@ func (r *progress) dispatch(id string) {
 	step, def := r.edit(id), r.definition(id)
 	step.State, step.Attempt, step.Dispatched = coordinatorv1.StepState_STEP_STATE_RUNNING, step.GetAttempt()+1, true
 	step.StartedAt, step.NotBefore, step.FinishedAt, step.UnreachableSince = r.c.stamp(), nil, nil, nil
-	step.Deadline = later(r.c.stamp(), def.GetTimeout().AsDuration()+answerMargin)
+	step.Deadline = later(r.c.stamp(), def.GetTimeout().AsDuration()+def.GetVerifyFor().AsDuration()+answerMargin)
 }
 
 func (r *progress) settle(id string, state coordinatorv1.StepState) {

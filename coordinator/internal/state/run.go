@@ -112,8 +112,8 @@ func checkPlan(plan *coordinatorv1.Plan) error {
 
 // checkStep refuses a step that asks and acts, does neither, or asks what the engine could not.
 func checkStep(step *coordinatorv1.Step) error {
-	invalid := func(format string, args ...any) error {
-		return refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "step %q "+format, append([]any{step.GetId()}, args...)...)
+	invalid := func(why string) error {
+		return refuse(coordinatorv1.ErrorReason_ERROR_REASON_INVALID, "step %q %s", step.GetId(), why)
 	}
 	switch approval := step.GetApproval(); {
 	case (approval == nil) == (step.GetAction() == nil):

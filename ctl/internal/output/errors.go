@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -99,74 +100,60 @@ func cause(err error) string {
 	return rpcerr.Message(err)
 }
 
+// hints is what helps against a reason, by its name. A word in braces is filled in from what the error names, or stands for it: {run:RUN}.
+func hints() map[string]string {
+	return map[string]string{
+		"STACK_NOT_FOUND":     "musterctl stack list",
+		"RELEASE_NOT_FOUND":   "musterctl stack history {stack:STACK}",
+		"IMAGE_NOT_FOUND":     "push the image to its registry, or correct its name in the file, and repeat the command",
+		"SECRET_NOT_FOUND":    "musterctl secret set {secret:NAME} --from-file FILE",
+		"NO_GATE":             "give the service a healthcheck or a gate in x-muster, or repeat the command with --no-gate",
+		"NO_CAPACITY":         "musterctl host list -o wide",
+		"PLACEMENT":           "musterctl host list -o wide",
+		"SERVICE_NOT_FOUND":   "musterctl service list",
+		"STEP_NOT_ASKING":     "musterctl run show {run:RUN}",
+		"PROCEDURE_INVALID":   "musterctl procedure lint FILE",
+		"PROCEDURE_NOT_FOUND": "musterctl procedure list",
+		"PEER_NOT_FOUND":      "musterctl operator raft peers",
+		"QUORUM":              "musterctl operator raft peers",
+		"SNAPSHOT_INVALID":    "musterctl operator snapshot inspect FILE",
+		"CANNOT_DRAIN":        "remove what holds the instances, or stop their services; musterctl host cordon keeps others away meanwhile",
+		"HOST_DOWN":           "musterctl host list",
+		"HOST_NOT_FOUND":      "musterctl host list",
+		"PORT_TAKEN":          "musterctl service ps --host {host:HOST}",
+		"PLAN_CHANGED":        "repeat the command with --dry-run to see the plan as it is now",
+		"CONFLICT":            "repeat the command",
+		"RUN_NOT_FOUND":       "musterctl run list",
+		"RUN_FINISHED":        "musterctl run show {run:RUN}",
+		"RUN_NOT_RUNNING":     "musterctl run show {run:RUN}",
+		"RUN_NOT_PAUSED":      "musterctl run show {run:RUN}",
+		"NO_LEADER":           "musterctl operator raft peers",
+		"NOT_LEADER":          "musterctl operator raft peers",
+		"STALE":               "musterctl operator raft peers",
+		"JOIN_DENIED":         "a token works once and for a short time; ask an admin for a new one: musterctl operator user token --for NAME --role operator",
+		"NOT_ALLOWED":         "ask an admin for a token of a role that may: musterctl operator user token --for NAME --role operator",
+		"UNKNOWN_IDENTITY":    "musterctl login --coordinator HOST:PORT --token-file FILE",
+		"REQUEST_REUSED":      "repeat the command without --request-id",
+		"RATE_LIMITED":        "wait {retry_after:a minute} and repeat the command",
+		"POLICY":              "change the policy file of the host, or the stack file",
+		"LOCK_HELD":           "musterctl run list --active",
+	}
+}
+
+var placeholder = regexp.MustCompile(`\{(\w+):([^}]+)\}`)
+
 // hintFor returns what helps against a reason. meta may name the objects that are concerned.
 func hintFor(reason string, meta map[string]string) string {
-	name := func(key, placeholder string) string {
-		if v := meta[key]; v != "" {
-			return v
-		}
-		return placeholder
+	if run := meta["run"]; run != "" && reason == "LOCK_HELD" {
+		return "musterctl run watch " + run
 	}
-	switch reason {
-	case "STACK_NOT_FOUND":
-		return "musterctl stack list"
-	case "RELEASE_NOT_FOUND":
-		return "musterctl stack history " + name("stack", "STACK")
-	case "IMAGE_NOT_FOUND":
-		return "push the image to its registry, or correct its name in the file, and repeat the command"
-	case "SECRET_NOT_FOUND":
-		return "musterctl secret set " + name("secret", "NAME") + " --from-file FILE"
-	case "NO_GATE":
-		return "give the service a healthcheck or a gate in x-muster, or repeat the command with --no-gate"
-	case "NO_CAPACITY", "PLACEMENT":
-		return "musterctl host list -o wide"
-	case "SERVICE_NOT_FOUND":
-		return "musterctl service list"
-	case "STEP_NOT_ASKING":
-		return "musterctl run show " + name("run", "RUN")
-	case "PROCEDURE_INVALID":
-		return "musterctl procedure lint FILE"
-	case "PROCEDURE_NOT_FOUND":
-		return "musterctl procedure list"
-	case "PEER_NOT_FOUND", "QUORUM":
-		return "musterctl operator raft peers"
-	case "SNAPSHOT_INVALID":
-		return "musterctl operator snapshot inspect FILE"
-	case "CANNOT_DRAIN":
-		return "remove what holds the instances, or stop their services; musterctl host cordon keeps others away meanwhile"
-	case "HOST_DOWN", "HOST_NOT_FOUND":
-		return "musterctl host list"
-	case "PORT_TAKEN":
-		return "musterctl service ps --host " + name("host", "HOST")
-	case "PLAN_CHANGED":
-		return "repeat the command with --dry-run to see the plan as it is now"
-	case "LOCK_HELD":
-		if run := meta["run"]; run != "" {
-			return "musterctl run watch " + run
+	return placeholder.ReplaceAllStringFunc(hints()[reason], func(word string) string {
+		parts := placeholder.FindStringSubmatch(word)
+		if named := meta[parts[1]]; named != "" {
+			return named
 		}
-		return "musterctl run list --active"
-	case "CONFLICT":
-		return "repeat the command"
-	case "RUN_NOT_FOUND":
-		return "musterctl run list"
-	case "RUN_FINISHED", "RUN_NOT_RUNNING", "RUN_NOT_PAUSED":
-		return "musterctl run show " + name("run", "RUN")
-	case "NO_LEADER", "NOT_LEADER", "STALE":
-		return "musterctl operator raft peers"
-	case "JOIN_DENIED":
-		return "a token works once and for a short time; ask an admin for a new one: musterctl operator user token --for NAME --role operator"
-	case "NOT_ALLOWED":
-		return "ask an admin for a token of a role that may: musterctl operator user token --for NAME --role operator"
-	case "UNKNOWN_IDENTITY":
-		return "musterctl login --coordinator HOST:PORT --token-file FILE"
-	case "REQUEST_REUSED":
-		return "repeat the command without --request-id"
-	case "RATE_LIMITED":
-		return "wait " + name("retry_after", "a minute") + " and repeat the command"
-	case "POLICY":
-		return "change the policy file of the host, or the stack file"
-	}
-	return ""
+		return parts[2]
+	})
 }
 
 func hintForStatus(c codes.Code) string {
