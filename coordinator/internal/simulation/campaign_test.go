@@ -98,14 +98,18 @@ func (p campaign) play(s *sim) *evidence {
 			e.snapshots[name] = snapshot(n.state)
 		}
 	}
+	e.log = s.history.log() // What the coordinators commit on their way out is not judged: nobody is left to agree on it.
 	e.acks, e.accesses, e.watches = c.acks, c.accesses, c.watches
 	return e
 }
 
-// collect takes what the fleet wrote down. The log ends where the snapshots were taken: what a coordinator does on its way out is not judged.
+// collect takes what the fleet wrote down.
 func (e *evidence) collect(s *sim) {
 	e.took = time.Since(s.started).Round(time.Second)
-	e.log, e.blames, e.faults, e.running = s.history.log(), s.history.blames, s.faults, map[string]bool{}
+	if e.log == nil {
+		e.log = s.history.log()
+	}
+	e.blames, e.faults, e.running = s.history.blames, s.faults, map[string]bool{}
 	for _, h := range s.hosts {
 		e.facts = append(e.facts, h.facts()...)
 		for name := range h.running {

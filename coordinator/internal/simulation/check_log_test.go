@@ -351,7 +351,7 @@ func takenBackWhole(e *evidence) (found []string) {
 		}
 		failed := map[string]bool{}
 		for _, s := range plan.GetSteps() {
-			if steps[s.GetId()].GetState() == coordinatorv1.StepState_STEP_STATE_FAILED {
+			if steps[s.GetId()].GetState() == coordinatorv1.StepState_STEP_STATE_FAILED && !s.GetCleanUp() {
 				failed[s.GetGroup()] = true
 			}
 		}
