@@ -22,6 +22,8 @@ const (
 	replicas = 6
 	hosts    = 3
 	rate     = 200
+	// rest comes before every measurement, so that none pays for what the engines still clean up after the one before.
+	rest = 2 * time.Second
 	// before and after an update the load runs alone, so that late failures are counted with it.
 	before = 500 * time.Millisecond
 	after  = time.Second
@@ -122,6 +124,9 @@ type sample struct {
 
 // loaded measures an update under load.
 func (u *rollingUpdate) loaded(ctx context.Context, url string, update func() error) (sample, error) {
+	if err := pause(ctx, rest); err != nil {
+		return sample{}, err
+	}
 	l, err := load.New(load.Options{URL: url, Rate: rate})
 	if err != nil {
 		return sample{}, err
